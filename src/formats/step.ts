@@ -1,0 +1,107 @@
+/**
+ * The step word: 32 bits that say what a step is. It travels in the trace file's `op` column and drives the machine
+ * as it is; nothing decodes it into an object on the way.
+ *
+ * | bits | meaning                                  |
+ * | ---- | ---------------------------------------- |
+ * | 4:0  | kind, one of `StepKind`                  |
+ * | 6:5  | provenance, one of `Provenance`          |
+ * | 31:7 | by kind, see the constants below         |
+ *
+ * A step also has two 64-bit operands, `address` and `operand`; each kind's comment says what they hold.
+ */
+
+export const StepKind = {
+  /** A rare stimulus: `operand` is the index of its message in the chunk's `stimulus` list. */
+  RARE: 0,
+  /** A memory access. `address`: linear address. `operand`: the physical address expected, if ACCESS_EXPECTS_ADDRESS. */
+  ACCESS: 1,
+  /** Physical memory changes: `address` the physical address, `operand` the value (STORE_SIZE bytes of it). */
+  STORE: 2,
+  /** A page of physical memory becomes zero: `address` = its physical address, 4 KiB aligned. */
+  CLEAR_PAGE: 3,
+  /** The guest writes a register by an instruction, with its architectural side effects. `operand`: the source operand. */
+  REGISTER_WRITE: 4,
+  /** A register is known to hold `operand` from here on; how it came by that is not part of the recording. */
+  REGISTER_SET: 5,
+  /** An invalidation instruction. `address`: linear address. `operand`: PCID, VPID, ASID or EPTP by instruction. */
+  INVALIDATE: 6,
+  /** VM entry or VMRUN into the guest mode and state that the REGISTER_SET steps before and after it give. */
+  NESTED_ENTRY: 7,
+  /** VM exit or #VMEXIT. `operand`: exit reason or code; `address`: exit qualification or EXITINFO1. */
+  NESTED_EXIT: 8,
+  /** A guest-physical address is translated outside a linear walk. `address`: guest-physical address. */
+  GPA_ACCESS: 9,
+  /** The four PDPTE registers are loaded from memory (SDM vol. 3A 4.4.1). `address`: CR3. */
+  PDPTE_LOAD: 10,
+} as const;
+
+export const STEP_KIND_MASK = 0x1f;
+
+/** How an operand is known. */
+export const Provenance = {
+  /** The recorder wrote it down when it happened. */
+  RECORDED: 0,
+  /** The guest announced it just before doing it. */
+  MARK: 1,
+  /** Found in a dump of memory or state. */
+  DUMP: 2,
+  /** Concluded by the importer, e.g. from an entry that a later walk read. */
+  INFERRED: 3,
+} as const;
+
+export const PROVENANCE_SHIFT = 5;
+export const PROVENANCE_MASK = 3;
+
+// ACCESS and GPA_ACCESS
+export const AccessType = { READ: 0, WRITE: 1, FETCH: 2, RMW: 3 } as const;
+export const ACCESS_TYPE_SHIFT = 7;
+export const ACCESS_TYPE_MASK = 3;
+/** Shadow-stack access (SDM vol. 1 ch. 17). */
+export const ACCESS_SHADOW_STACK = 1 << 9;
+/** User-mode access. Clear with CPL 3: an implicit supervisor access. */
+export const ACCESS_USER = 1 << 10;
+export const ACCESS_CPL_SHIFT = 11;
+export const ACCESS_CPL_MASK = 3;
+/** RFLAGS.AC is set. */
+export const ACCESS_AC = 1 << 13;
+/** The recorder saw the processor walk the tables for this access: no TLB entry served it. */
+export const ACCESS_WALKED = 1 << 14;
+/** Through the stack segment: a non-canonical address raises #SS, not #GP. */
+export const ACCESS_STACK = 1 << 15;
+/** The expected outcome is a translation to the physical address in `operand` (the commonest observation has no row). */
+export const ACCESS_EXPECTS_ADDRESS = 1 << 16;
+/** Translated by the hypervisor's software on the guest's behalf, not by the processor. */
+export const ACCESS_SOFTWARE = 1 << 17;
+/** GPA_ACCESS: the paging-structure entry case (`p`), not the final address. */
+export const ACCESS_OF_TABLE = 1 << 18;
+/** Bytes of the access within its page, 0 = unknown. */
+export const ACCESS_LENGTH_SHIFT = 19;
+export const ACCESS_LENGTH_MASK = 0x1fff;
+
+// STORE
+/** Size in bytes: 1, 2, 4 or 8. */
+export const STORE_SIZE_SHIFT = 7;
+export const STORE_SIZE_MASK = 0xf;
+/** Nobody is known to have stored: memory was found to hold this value (first sight, or changed unseen). */
+export const STORE_KNOWLEDGE = 1 << 11;
+
+// REGISTER_WRITE and REGISTER_SET
+export const STEP_REGISTER_SHIFT = 7;
+export const STEP_REGISTER_MASK = 0x3f;
+/** REGISTER_WRITE: a task switch writes CR3 (never keeps translations, whatever bit 63 says). */
+export const REGISTER_WRITE_TASK_SWITCH = 1 << 13;
+
+// INVALIDATE
+export const Invalidation = { INVLPG: 0, INVPCID: 1, INVEPT: 2, INVVPID: 3, INVLPGA: 4, EPTP_SWITCH: 5 } as const;
+export const INVALIDATION_SHIFT = 7;
+export const INVALIDATION_MASK = 0xf;
+/** The type operand of INVPCID (0-3), INVEPT (1-2) and INVVPID (0-3). */
+export const INVALIDATION_TYPE_SHIFT = 11;
+export const INVALIDATION_TYPE_MASK = 7;
+
+// NESTED_ENTRY and NESTED_EXIT
+export const NESTED_SVM = 1 << 7;
+/** VMCB TLB_CONTROL of a VMRUN (APM vol. 2 15.16.2): 0 nothing, 1 all, 3 this ASID, 7 this ASID's non-global. */
+export const NESTED_TLB_CONTROL_SHIFT = 8;
+export const NESTED_TLB_CONTROL_MASK = 0xff;
