@@ -1,0 +1,330 @@
+/**
+ * The bare machine: a processor without a hypervisor under it. Registers, memory, `cpuWalk`, `tdpWalk` (EPT or NPT)
+ * and a TLB; the specification that recordings of processors and emulators are held against.
+ *
+ * What register writes and invalidations do to cached translations is in `invalidate.ts`.
+ */
+
+import { assertUnreachable } from '../bits/brand.ts';
+import {
+  Dim,
+  NotModelled,
+  OBS_FOUR_BYTES,
+  OBS_NOT_MODELLED_SHIFT,
+  OBS_PAGE_SHIFT_SHIFT,
+  OBS_VECTOR_SHIFT,
+  Obs,
+} from '../formats/observation.ts';
+import { CR4_LA57, CR4_LASS, EFER_LMA, REGISTER_COUNT, Reg } from '../formats/registers.ts';
+import {
+  ACCESS_AC,
+  ACCESS_CPL_MASK,
+  ACCESS_CPL_SHIFT,
+  ACCESS_OF_TABLE,
+  ACCESS_SHADOW_STACK,
+  ACCESS_SOFTWARE,
+  ACCESS_STACK,
+  ACCESS_TYPE_MASK,
+  ACCESS_TYPE_SHIFT,
+  ACCESS_USER,
+  ACCESS_WALKED,
+  AccessType,
+  STEP_KIND_MASK,
+  STEP_REGISTER_MASK,
+  STEP_REGISTER_SHIFT,
+  STORE_SIZE_MASK,
+  STORE_SIZE_SHIFT,
+  StepKind,
+} from '../formats/step.ts';
+import {
+  FETCH,
+  NO_LINEAR,
+  NOT_SMAP,
+  OF_TABLE,
+  PERMISSION_BITS,
+  RMW,
+  SHADOW_STACK,
+  USER,
+  WRITE,
+} from '../paging/access.ts';
+import { configureWalks, type PagingFeatures } from '../paging/configure.ts';
+import { PageWalk, Walk } from '../paging/page-walk.ts';
+import { ACC_EXEC, ACC_USER, ACC_WRITE } from '../paging/permissions.ts';
+import { RowLog } from '../paging/row-log.ts';
+import { walkEpt } from '../paging/walk-ept.ts';
+import { walkX86 } from '../paging/walk-x86.ts';
+import type { TraceHeader } from '../trace/header.ts';
+import type { EntryFill, Stimulus } from '../trace/stimulus.ts';
+import { Contexts } from './context.ts';
+import { pagingFeatures } from './features.ts';
+import { invalidate, nestedTransition, writeRegister } from './invalidate.ts';
+import type { Machine } from './machine.ts';
+import { Memory } from './memory.ts';
+import { loadPdptes } from './pdpte.ts';
+import { TLB_DIRTY, TLB_KEY_SHIFT, TLB_RIGHTS_MASK, TLB_SECOND_SHIFT, Tlb } from './tlb.ts';
+
+const LEAF_DIRTY = 1 << 6;
+const LEAF_GLOBAL = 1 << 8;
+const CR4_PGE = 1 << 7;
+
+export class BareMachine implements Machine {
+  readonly features: PagingFeatures;
+  readonly log = new RowLog();
+  readonly registers = new Uint32Array(2 * REGISTER_COUNT);
+  readonly memory = new Memory();
+  readonly cpuWalk = new PageWalk(Dim.GUEST, this.memory, this.log);
+  readonly eptWalk = new PageWalk(Dim.EPT, this.memory, this.log);
+  readonly nptWalk = new PageWalk(Dim.NPT, this.memory, this.log);
+  /** The second stage in force, or null. */
+  tdpWalk: PageWalk | null = null;
+  readonly tlb = new Tlb();
+  readonly contexts = new Contexts();
+  /** Registers changed since the walks were set up. */
+  private stale = true;
+  private lass = false;
+  private readonly adAfterTranslation: boolean;
+
+  constructor(header: TraceHeader) {
+    this.features = pagingFeatures(header);
+    this.adAfterTranslation = header.adPolicy === 'after-translation';
+  }
+
+  apply(
+    ordinal: number,
+    op: number,
+    addressLo: number,
+    addressHi: number,
+    operandLo: number,
+    operandHi: number,
+    stimuli: readonly Stimulus[],
+  ): void {
+    this.log.count = 0;
+    switch (op & STEP_KIND_MASK) {
+      case StepKind.ACCESS:
+        this.access(op, addressLo, addressHi);
+        break;
+      case StepKind.STORE:
+        this.memory.store(addressLo, addressHi, operandLo, operandHi, (op >>> STORE_SIZE_SHIFT) & STORE_SIZE_MASK);
+        break;
+      case StepKind.CLEAR_PAGE:
+        this.memory.setPage((addressHi & 0xf_ffff) * 0x10_0000 + (addressLo >>> 12), null);
+        break;
+      case StepKind.REGISTER_SET:
+        this.setRegister((op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK, operandLo, operandHi);
+        break;
+      case StepKind.REGISTER_WRITE:
+        writeRegister(this, op, operandLo, operandHi);
+        break;
+      case StepKind.INVALIDATE:
+        invalidate(this, op, addressLo, addressHi, operandLo, operandHi);
+        break;
+      case StepKind.NESTED_ENTRY:
+      case StepKind.NESTED_EXIT:
+        nestedTransition(this, op);
+        break;
+      case StepKind.GPA_ACCESS:
+        this.gpaAccess(op, addressLo, addressHi);
+        break;
+      case StepKind.PDPTE_LOAD:
+        this.configure();
+        loadPdptes(this, addressLo, addressHi);
+        break;
+      case StepKind.RARE:
+        this.rare(stimuli[operandLo]!);
+        break;
+      default:
+        throw new Error(`step ${ordinal}: kind ${op & STEP_KIND_MASK} passed the reader unchecked`);
+    }
+  }
+
+  setRegister(register: number, lo: number, hi: number): void {
+    this.registers[2 * register] = lo;
+    this.registers[2 * register + 1] = hi;
+    this.stale = true;
+  }
+
+  register(register: number): number {
+    return this.registers[2 * register]!;
+  }
+
+  /** The entry at a physical address as memory stands now; `row`: the observation word that gives its size. */
+  readEntry(row: number, addressLo: number, addressHi: number): readonly [lo: number, hi: number] {
+    const page = this.memory.page((addressHi & 0xf_ffff) * 0x10_0000 + (addressLo >>> 12));
+    const word = (addressLo & 0xffc) >>> 2;
+    return [page[word]!, (row & OBS_FOUR_BYTES) !== 0 ? 0 : (page[word + 1] ?? 0)];
+  }
+
+  /** Brings walks and tags up to date with the registers. */
+  configure(): void {
+    if (!this.stale) return;
+    this.stale = false;
+    this.tdpWalk = configureWalks(this.registers, this.features, this.cpuWalk, this.eptWalk, this.nptWalk);
+    if (!this.contexts.update(this.registers)) this.tlb.clear();
+    this.lass = (this.register(Reg.CR4) & CR4_LASS) !== 0;
+  }
+
+  private access(op: number, lo: number, hi: number): void {
+    if (this.stale) this.configure();
+    const access = accessBits(op);
+    if ((op & (ACCESS_WALKED | ACCESS_SOFTWARE)) === 0 && this.hit(lo, hi, access)) return;
+    this.miss(op, lo, hi, access);
+  }
+
+  /** Serves the access from the TLB if an entry there allows it. */
+  private hit(lo: number, hi: number, access: number): boolean {
+    const { tlb, contexts, cpuWalk } = this;
+    if (!tlb.find(lo, hi, contexts.context, contexts.space)) return false;
+    const meta = tlb.meta;
+    const rights = meta & TLB_RIGHTS_MASK;
+    if (((cpuWalk.format.permissions[(access & PERMISSION_BITS) >>> 1]! >>> rights) & 1) !== 0) return false;
+    if ((access & WRITE) !== 0 && (meta & TLB_DIRTY) === 0) return false;
+    if ((access & SHADOW_STACK) !== 0 || cpuWalk.format.keyMask !== 0) return false;
+    const second = this.tdpWalk;
+    if (second !== null) {
+      const secondRights = (meta >>> TLB_SECOND_SHIFT) & TLB_RIGHTS_MASK;
+      if ((access & WRITE) !== 0 && (secondRights & ACC_WRITE) === 0) return false;
+      if ((access & FETCH) !== 0 && (secondRights & (ACC_EXEC | ACC_USER)) !== (ACC_EXEC | ACC_USER)) return false;
+    }
+    this.pushTranslated(lo, tlb.frame, tlb.gpaFrame, tlb.pageShift);
+    return true;
+  }
+
+  private miss(op: number, lo: number, hi: number, access: number): void {
+    const { cpuWalk, log } = this;
+    const efer = this.register(Reg.EFER);
+    if ((efer & EFER_LMA) !== 0 && !isCanonical(lo, hi, (this.register(Reg.CR4) & CR4_LA57) !== 0)) {
+      const vector = (op & ACCESS_STACK) !== 0 ? 12 : 13;
+      log.push(Obs.EXCEPTION | (vector << OBS_VECTOR_SHIFT), 0, 0, 0, 0);
+      return;
+    }
+    if (this.lass) {
+      log.push(Obs.NOT_MODELLED | (NotModelled.LASS << OBS_NOT_MODELLED_SHIFT), 0, 0, 0, 0);
+      return;
+    }
+    cpuWalk.adAfterTranslation = this.adAfterTranslation || (op & ACCESS_SOFTWARE) !== 0;
+    const status = walkX86(cpuWalk, lo, hi, access);
+    if (status === Walk.OK) {
+      this.pushTranslated(lo, cpuWalk.frame, cpuWalk.gpaFrame, cpuWalk.pageShift);
+      this.remember(lo, hi, access);
+    } else if (status === Walk.PAGE_FAULT) {
+      log.push(Obs.EXCEPTION | (14 << OBS_VECTOR_SHIFT), lo, hi, cpuWalk.errorCode, 0);
+    } else {
+      this.pushSecondStageFault(lo, hi);
+    }
+  }
+
+  private pushTranslated(lo: number, frame: number, gpaFrame: number, pageShift: number): void {
+    const offset = lo & 0xfff;
+    this.log.push(
+      Obs.TRANSLATED | (pageShift << OBS_PAGE_SHIFT_SHIFT),
+      (frame << 12) | offset,
+      frame / 0x10_0000,
+      (gpaFrame << 12) | offset,
+      gpaFrame / 0x10_0000,
+    );
+  }
+
+  private remember(lo: number, hi: number, access: number): void {
+    const { cpuWalk, contexts } = this;
+    if ((access & SHADOW_STACK) !== 0) return;
+    const second = this.tdpWalk;
+    const unpaged = cpuWalk.rootLevel === 0;
+    const dirty = unpaged || (cpuWalk.leafLo & LEAF_DIRTY) !== 0 || (access & WRITE) !== 0;
+    let meta = cpuWalk.rights | (dirty ? TLB_DIRTY : 0) | (((cpuWalk.leafHi >>> 27) & 0xf) << TLB_KEY_SHIFT);
+    let shift = cpuWalk.pageShift;
+    if (second !== null) {
+      meta |= second.rights << TLB_SECOND_SHIFT;
+      // A second-stage D bit still to be set: let a write walk again.
+      if (second.ad && (access & WRITE) === 0) meta &= ~TLB_DIRTY;
+      if (second.pageShift < shift) shift = 12;
+    }
+    const global = !unpaged && (cpuWalk.leafLo & LEAF_GLOBAL) !== 0 && (this.register(Reg.CR4) & CR4_PGE) !== 0;
+    const { context, space } = contexts;
+    this.tlb.insert(lo, hi, context, space, global, shift, cpuWalk.frame, cpuWalk.gpaFrame, meta, 0);
+  }
+
+  private pushSecondStageFault(lo: number, hi: number): void {
+    const { log } = this;
+    const second = this.tdpWalk!;
+    const { faultFrame, faultOffset } = second;
+    const ofTable = (second.faultAccess & OF_TABLE) !== 0;
+    if (second.dim === Dim.NPT) {
+      // EXITINFO1 bit 33: a guest page-table page, bit 32: the final address (APM vol. 2 15.25.6).
+      log.pushAt(Obs.NPF, faultFrame, faultOffset, second.errorCode, ofTable ? 2 : 1);
+      return;
+    }
+    if (second.qualificationValid) {
+      log.pushAt(Obs.EPT_VIOLATION, faultFrame, faultOffset, second.qualification, 0);
+    } else {
+      log.pushAt(Obs.EPT_MISCONFIG, faultFrame, faultOffset, 0, 0);
+    }
+    if ((second.faultAccess & NO_LINEAR) === 0) log.push(Obs.EXIT_LINEAR, lo, hi, 0, 0);
+  }
+
+  private gpaAccess(op: number, lo: number, hi: number): void {
+    this.configure();
+    const second = this.tdpWalk;
+    const frame = (hi & 0xf_ffff) * 0x10_0000 + (lo >>> 12);
+    if (second === null || !second.ept) {
+      this.pushTranslated(lo, frame, frame, 12);
+      return;
+    }
+    const type = (op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK;
+    const access =
+      NO_LINEAR |
+      ((op & ACCESS_OF_TABLE) !== 0 ? OF_TABLE : 0) |
+      (type === AccessType.FETCH ? FETCH : type === AccessType.READ ? 0 : WRITE);
+    const status = walkEpt(second, frame, lo & 0xfff, access);
+    if (status === Walk.OK) this.pushTranslated(lo, second.frame, frame, second.pageShift);
+    else this.pushSecondStageFault(0, 0);
+  }
+
+  private rare(stimulus: Stimulus): void {
+    switch (stimulus.kind) {
+      case 'page-image':
+        this.memory.setPage(
+          (stimulus.address.hi & 0xf_ffff) * 0x10_0000 + (stimulus.address.lo >>> 12),
+          stimulus.words,
+        );
+        break;
+      case 'entry-fill':
+        this.fill(stimulus);
+        break;
+      case 'note':
+        break;
+      default:
+        assertUnreachable(stimulus);
+    }
+  }
+
+  private fill(fill: EntryFill): void {
+    let { lo, hi } = fill.first;
+    let address = fill.address.hi * 0x1_0000_0000 + fill.address.lo;
+    for (let i = 0; i < fill.count; i++) {
+      this.memory.store(address >>> 0, Math.floor(address / 0x1_0000_0000), lo, hi, fill.size);
+      address += fill.size;
+      const sum = lo + fill.increment.lo;
+      lo = sum >>> 0;
+      hi = (hi + fill.increment.hi + (sum > 0xffff_ffff ? 1 : 0)) >>> 0;
+    }
+  }
+}
+
+/** The access of a step word in the form that walks take. */
+function accessBits(op: number): number {
+  const type = (op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK;
+  let access =
+    type === AccessType.FETCH ? FETCH : type === AccessType.WRITE ? WRITE : type === AccessType.RMW ? WRITE | RMW : 0;
+  if ((op & ACCESS_USER) !== 0) access |= USER;
+  if ((op & ACCESS_SHADOW_STACK) !== 0) access |= SHADOW_STACK;
+  // RFLAGS.AC suspends SMAP for explicit accesses only (SDM vol. 3A 4.6.1); with CPL 3 a supervisor access is implicit.
+  const implicit = (op & ACCESS_USER) === 0 && ((op >>> ACCESS_CPL_SHIFT) & ACCESS_CPL_MASK) === 3;
+  if ((op & ACCESS_AC) !== 0 && !implicit) access |= NOT_SMAP;
+  return access;
+}
+
+/** Bits 63:47 (63:56 with 5-level paging) are all equal (SDM vol. 1 3.3.7.1). */
+function isCanonical(_lo: number, hi: number, la57: boolean): boolean {
+  const top = la57 ? hi >> 24 : hi >> 15;
+  return top === 0 || top === -1;
+}

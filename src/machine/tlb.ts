@@ -1,0 +1,154 @@
+/**
+ * The machine's translation-lookaside buffer: one array per page size, direct-mapped, tagged.
+ *
+ * Any replacement is lawful, so a colliding entry is simply overwritten. Every entry carries a *context*, a small
+ * number that stands for (space, PCID): a space is what global translations are shared within, (VPID or ASID, EP4TA).
+ * Invalidation follows SDM vol. 3A 4.10.4, vol. 3C 29.4 and APM vol. 2 15.16; it may drop more than asked, never less.
+ */
+
+const SHIFTS = [12, 21, 22, 30] as const;
+const INDEX_BITS = [11, 9, 7, 6] as const;
+
+// Per-entry word `meta`.
+export const TLB_RIGHTS_MASK = 0xf;
+/** Rights of the second stage, `ACC_*`, shifted. */
+export const TLB_SECOND_SHIFT = 4;
+export const TLB_KEY_SHIFT = 8;
+export const TLB_DIRTY = 1 << 12;
+
+class SizeClass {
+  readonly shift: number;
+  readonly mask: number;
+  readonly pageLo: Int32Array;
+  readonly pageHi: Int32Array;
+  /** Context of the entry, or `~space` for a global one; 0 = empty. */
+  readonly tag: Int32Array;
+  readonly frame: Float64Array;
+  readonly gpaFrame: Float64Array;
+  readonly meta: Int32Array;
+  /** `tableEpoch` under which the entry was last known to agree with the tables. */
+  readonly epoch: Int32Array;
+  /** Low-half mask of the page number; all of the high half counts. */
+  readonly pageMask: number;
+  used = false;
+
+  constructor(shift: number, indexBits: number) {
+    const size = 1 << indexBits;
+    this.shift = shift;
+    this.mask = size - 1;
+    this.pageMask = (-1 << shift) | 0;
+    this.pageLo = new Int32Array(size);
+    this.pageHi = new Int32Array(size);
+    this.tag = new Int32Array(size);
+    this.frame = new Float64Array(size);
+    this.gpaFrame = new Float64Array(size);
+    this.meta = new Int32Array(size);
+    this.epoch = new Int32Array(size);
+  }
+
+  index(lo: number, hi: number): number {
+    return ((lo >>> this.shift) ^ Math.imul(hi, 0x9e5)) & this.mask;
+  }
+}
+
+export class Tlb {
+  private readonly classes = SHIFTS.map((shift, i) => new SizeClass(shift, INDEX_BITS[i]!));
+
+  // Result of the last `find`.
+  /** Frame of the 4 KiB that the address is in. */
+  frame = 0;
+  gpaFrame = 0;
+  meta = 0;
+  pageShift = 0;
+  epoch = 0;
+  private foundClass = this.classes[0]!;
+  private foundIndex = 0;
+
+  /** Looks for a translation of the address usable in `context` of `space`; fills the result fields. */
+  find(lo: number, hi: number, context: number, space: number): boolean {
+    const { classes } = this;
+    for (let i = 0; i < 4; i++) {
+      const c = classes[i]!;
+      if (!c.used) continue;
+      const at = c.index(lo, hi);
+      const tag = c.tag[at]!;
+      if ((tag === context || tag === ~space) && c.pageLo[at] === (lo & c.pageMask) && c.pageHi[at] === (hi | 0)) {
+        const within = (lo & ~c.pageMask) >>> 12;
+        this.frame = c.frame[at]! + within;
+        this.gpaFrame = c.gpaFrame[at]! + within;
+        this.meta = c.meta[at]!;
+        this.pageShift = c.shift;
+        this.epoch = c.epoch[at]!;
+        this.foundClass = c;
+        this.foundIndex = at;
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /** The entry just found agrees with the tables as they are in `epoch`. */
+  refresh(epoch: number): void {
+    this.foundClass.epoch[this.foundIndex] = epoch;
+  }
+
+  /** Drops the entry just found. */
+  dropFound(): void {
+    this.foundClass.tag[this.foundIndex] = 0;
+  }
+
+  /**
+   * Remembers a translation. `frame`, `gpaFrame`: of the 4 KiB that the address is in; `pageShift`: of the smaller
+   * page of the two stages.
+   */
+  insert(
+    lo: number,
+    hi: number,
+    context: number,
+    space: number,
+    global: boolean,
+    pageShift: number,
+    frame: number,
+    gpaFrame: number,
+    meta: number,
+    epoch: number,
+  ): void {
+    const c = this.classes[pageShift === 12 ? 0 : pageShift === 21 ? 1 : pageShift === 22 ? 2 : 3]!;
+    c.used = true;
+    const at = c.index(lo, hi);
+    const within = (lo & ~c.pageMask) >>> 12;
+    c.pageLo[at] = lo & c.pageMask;
+    c.pageHi[at] = hi | 0;
+    c.tag[at] = global ? ~space : context;
+    c.frame[at] = frame - within;
+    c.gpaFrame[at] = gpaFrame - within;
+    c.meta[at] = meta;
+    c.epoch[at] = epoch;
+  }
+
+  clear(): void {
+    for (const c of this.classes) {
+      if (!c.used) continue;
+      c.tag.fill(0);
+      c.used = false;
+    }
+  }
+
+  /** Drops every translation of the page that the address is in, of whatever context; more than INVLPG asks for. */
+  dropPage(lo: number, hi: number): void {
+    for (const c of this.classes) {
+      if (!c.used) continue;
+      const at = c.index(lo, hi);
+      if (c.pageLo[at] === (lo & c.pageMask) && c.pageHi[at] === (hi | 0)) c.tag[at] = 0;
+    }
+  }
+
+  /** Drops every non-global translation of `context`. */
+  dropContext(context: number): void {
+    for (const c of this.classes) {
+      if (!c.used) continue;
+      const { tag } = c;
+      for (let i = 0; i < tag.length; i++) if (tag[i] === context) tag[i] = 0;
+    }
+  }
+}

@@ -1,0 +1,179 @@
+/**
+ * The replay engine: applies steps to a machine and compares, step by step, what it did with what was recorded.
+ *
+ * The comparison is exact and in order. Three kinds of row are special: COMPLETED matches any translation, and
+ * REGISTER and ENTRY_AFTER are questions about the machine's state after the step. Kinds that the recorder could not
+ * see are passed over, and so is a step of which nothing was recorded; both are counted.
+ */
+
+import {
+  NOT_MODELLED_NAMES,
+  OBS_KIND_MASK,
+  OBS_NOT_MODELLED_MASK,
+  OBS_NOT_MODELLED_SHIFT,
+  OBS_REGISTER_MASK,
+  OBS_REGISTER_SHIFT,
+  Obs,
+} from '../formats/observation.ts';
+import { ACCESS_EXPECTS_ADDRESS, STEP_KIND_MASK, STORE_KNOWLEDGE, StepKind } from '../formats/step.ts';
+import type { BareMachine } from '../machine/bare.ts';
+import type { StepColumns } from '../trace/columns.ts';
+import type { TraceHeader } from '../trace/header.ts';
+import { Counters } from './counters.ts';
+
+export interface MismatchHandler {
+  /** Called for a step that did not match, before the next one is applied. Returns false to stop replaying. */
+  mismatch(engine: ReplayEngine, columns: StepColumns, index: number): boolean;
+}
+
+/** Row kinds that ask about state after the step. */
+const QUESTIONS = (1 << Obs.REGISTER) | (1 << Obs.ENTRY_AFTER);
+
+export class ReplayEngine {
+  readonly machine: BareMachine;
+  readonly counters = new Counters();
+  readonly stepsByKind = new Float64Array(32);
+  readonly notModelled = new Map<string, number>();
+  /** Steps that had something to compare and steps that had nothing, though their kind could have. */
+  unobserved = 0;
+  /** Ordinal of the next step. */
+  ordinal = 0;
+  /** Compare only steps with `from` <= ordinal < `to`; the others are applied all the same. */
+  from = 0;
+  to = Number.POSITIVE_INFINITY;
+  /** The machine's rows that take part: what the recorder could see. */
+  private readonly visible: number;
+  /** Entries whose value was stated as knowledge and not yet read: the first comparison learns, it does not predict. */
+  private readonly learned = new Set<number>();
+  private readonly handler: MismatchHandler;
+
+  constructor(machine: BareMachine, header: TraceHeader, handler: MismatchHandler) {
+    this.machine = machine;
+    this.handler = handler;
+    const completed = ((header.observable >>> Obs.COMPLETED) & 1) << Obs.TRANSLATED;
+    this.visible = header.observable | completed | (1 << Obs.NOT_MODELLED);
+  }
+
+  isVisible(op: number): boolean {
+    return ((this.visible >>> (op & OBS_KIND_MASK)) & 1) !== 0;
+  }
+
+  /** Replays a run of steps. Returns false when the handler asked to stop. */
+  run(columns: StepColumns): boolean {
+    const { machine, stepsByKind } = this;
+    const { op, address, operand, observationEnd, stimuli, stepCount } = columns;
+    this.ordinal = columns.firstOrdinal;
+    let begin = 0;
+    for (let i = 0; i < stepCount; i++) {
+      const word = op[i]!;
+      const kind = word & STEP_KIND_MASK;
+      stepsByKind[kind]!++;
+      const at = i << 1;
+      const addressLo = address[at]!;
+      const addressHi = address[at + 1]!;
+      const operandLo = operand[at]!;
+      machine.apply(this.ordinal, word, addressLo, addressHi, operandLo, operand[at + 1]!, stimuli);
+      const end = observationEnd[i]!;
+      if (kind === StepKind.STORE) {
+        if ((word & STORE_KNOWLEDGE) !== 0) this.learned.add(addressHi * 0x4000_0000 + (addressLo >>> 2));
+      } else if (this.ordinal >= this.from && this.ordinal < this.to) {
+        const equal =
+          (word & ACCESS_EXPECTS_ADDRESS) !== 0 && kind === StepKind.ACCESS
+            ? this.compareAddress(operandLo, operand[at + 1]!)
+            : this.compareRows(columns, kind, begin, end);
+        if (!equal && !this.handler.mismatch(this, columns, i)) return false;
+      }
+      begin = end;
+      this.ordinal++;
+    }
+    return true;
+  }
+
+  /** The access must have been translated to that physical address; how is not known. */
+  private compareAddress(lo: number, hi: number): boolean {
+    const { log } = this.machine;
+    const last = log.count - 1;
+    if (last < 0) return false;
+    const kind = log.op[last]! & OBS_KIND_MASK;
+    if (kind === Obs.NOT_MODELLED) return this.countNotModelled(log.op[last]!);
+    if (kind !== Obs.TRANSLATED || log.address[2 * last] !== lo || log.address[2 * last + 1] !== hi) return false;
+    this.counters.addressOnly++;
+    return true;
+  }
+
+  private compareRows(columns: StepColumns, stepKind: number, begin: number, end: number): boolean {
+    const { log } = this.machine;
+    const { observationOp, observationAddress, observationValue } = columns;
+    const { op, address, value, count } = log;
+    const { rows } = this.counters;
+    if (begin === end) {
+      if (count > 0 && stepKind === StepKind.ACCESS) {
+        if ((op[count - 1]! & OBS_KIND_MASK) === Obs.NOT_MODELLED) return this.countNotModelled(op[count - 1]!);
+        this.unobserved++;
+      }
+      return true;
+    }
+    let k = 0;
+    for (let j = begin; j < end; j++) {
+      const expected = observationOp[j]!;
+      const kind = expected & OBS_KIND_MASK;
+      if (((QUESTIONS >>> kind) & 1) !== 0) {
+        if (!this.answers(expected, columns, j)) return false;
+        rows[kind]!++;
+        continue;
+      }
+      while (k < count && !this.isVisible(op[k]!)) k++;
+      if (k === count) return false;
+      const seen = op[k]!;
+      if (seen !== expected) {
+        if ((seen & OBS_KIND_MASK) === Obs.NOT_MODELLED) return this.countNotModelled(seen);
+        if (kind !== Obs.COMPLETED || (seen & OBS_KIND_MASK) !== Obs.TRANSLATED) return false;
+      } else {
+        const a = j << 1;
+        const b = k << 1;
+        if (
+          observationAddress[a] !== address[b] ||
+          observationAddress[a + 1] !== address[b + 1] ||
+          observationValue[a] !== value[b] ||
+          observationValue[a + 1] !== value[b + 1]
+        ) {
+          return false;
+        }
+        if (kind === Obs.ELEMENT && this.learned.size > 0 && this.takeLearned(address[b]!, address[b + 1]!)) {
+          this.counters.learned[kind]!++;
+        }
+      }
+      rows[kind]!++;
+      k++;
+    }
+    while (k < count && !this.isVisible(op[k]!)) k++;
+    return k === count;
+  }
+
+  private takeLearned(lo: number, hi: number): boolean {
+    return this.learned.delete(hi * 0x4000_0000 + (lo >>> 2));
+  }
+
+  private countNotModelled(op: number): true {
+    const name = NOT_MODELLED_NAMES[(op >>> OBS_NOT_MODELLED_SHIFT) & OBS_NOT_MODELLED_MASK] ?? 'unnamed';
+    this.notModelled.set(name, (this.notModelled.get(name) ?? 0) + 1);
+    return true;
+  }
+
+  /** Whether the machine's state answers a REGISTER or ENTRY_AFTER row as recorded. */
+  answers(expected: number, columns: StepColumns, row: number): boolean {
+    const lo = columns.observationValue[2 * row]!;
+    const hi = columns.observationValue[2 * row + 1]!;
+    const { registers } = this.machine;
+    if ((expected & OBS_KIND_MASK) === Obs.REGISTER) {
+      const register = (expected >>> OBS_REGISTER_SHIFT) & OBS_REGISTER_MASK;
+      return registers[2 * register] === lo && registers[2 * register + 1] === hi;
+    }
+    const [seenLo, seenHi] = this.machine.readEntry(
+      expected,
+      columns.observationAddress[2 * row]!,
+      columns.observationAddress[2 * row + 1]!,
+    );
+    return seenLo === lo && seenHi === hi;
+  }
+}
