@@ -28,7 +28,6 @@ import {
   ACCESS_TYPE_SHIFT,
   ACCESS_USER,
   ACCESS_WALKED,
-  AccessType,
   STEP_KIND_MASK,
   STEP_REGISTER_MASK,
   STEP_REGISTER_SHIFT,
@@ -37,12 +36,13 @@ import {
   StepKind,
 } from '../formats/step.ts';
 import {
+  accessOfType,
   FETCH,
+  NO_AD,
   NO_LINEAR,
   NOT_SMAP,
   OF_TABLE,
   PERMISSION_BITS,
-  RMW,
   SHADOW_STACK,
   USER,
   WRITE,
@@ -57,11 +57,12 @@ import type { TraceHeader } from '../trace/header.ts';
 import type { EntryFill, Stimulus } from '../trace/stimulus.ts';
 import { Contexts } from './context.ts';
 import { pagingFeatures } from './features.ts';
+import { History } from './history.ts';
 import { invalidate, nestedTransition, writeRegister } from './invalidate.ts';
 import type { Machine } from './machine.ts';
 import { Memory } from './memory.ts';
 import { loadPdptes } from './pdpte.ts';
-import { TLB_DIRTY, TLB_KEY_SHIFT, TLB_RIGHTS_MASK, TLB_SECOND_SHIFT, Tlb } from './tlb.ts';
+import { TLB_DIRTY, TLB_RIGHTS_MASK, TLB_SECOND_SHIFT, Tlb } from './tlb.ts';
 
 const LEAF_DIRTY = 1 << 6;
 const LEAF_GLOBAL = 1 << 8;
@@ -79,14 +80,21 @@ export class BareMachine implements Machine {
   tdpWalk: PageWalk | null = null;
   readonly tlb = new Tlb();
   readonly contexts = new Contexts();
+  readonly history = new History();
   /** Registers changed since the walks were set up. */
   private stale = true;
   private lass = false;
+  /** The last access was served by a TLB entry that memory does not support any more. */
+  staleHit = false;
+  /** How the last walk ended, a `Walk` status. */
+  private status: number = Walk.OK;
   private readonly adAfterTranslation: boolean;
 
   constructor(header: TraceHeader) {
     this.features = pagingFeatures(header);
     this.adAfterTranslation = header.adPolicy === 'after-translation';
+    // Independent accesses have no history that could make one stale.
+    if (!header.independent) this.memory.watcher = this.history;
   }
 
   apply(
@@ -99,15 +107,23 @@ export class BareMachine implements Machine {
     stimuli: readonly Stimulus[],
   ): void {
     this.log.count = 0;
+    this.staleHit = false;
+    this.history.now = ordinal;
     switch (op & STEP_KIND_MASK) {
       case StepKind.ACCESS:
         this.access(op, addressLo, addressHi);
         break;
       case StepKind.STORE:
-        this.memory.store(addressLo, addressHi, operandLo, operandHi, (op >>> STORE_SIZE_SHIFT) & STORE_SIZE_MASK);
+        this.memory.store(
+          addressLo,
+          addressHi & 0xf_ffff,
+          operandLo,
+          operandHi,
+          (op >>> STORE_SIZE_SHIFT) & STORE_SIZE_MASK,
+        );
         break;
       case StepKind.CLEAR_PAGE:
-        this.memory.setPage((addressHi & 0xf_ffff) * 0x10_0000 + (addressLo >>> 12), null);
+        this.memory.setPage(addressLo, addressHi & 0xf_ffff, null);
         break;
       case StepKind.REGISTER_SET:
         this.setRegister((op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK, operandLo, operandHi);
@@ -149,9 +165,14 @@ export class BareMachine implements Machine {
 
   /** The entry at a physical address as memory stands now; `row`: the observation word that gives its size. */
   readEntry(row: number, addressLo: number, addressHi: number): readonly [lo: number, hi: number] {
-    const page = this.memory.page((addressHi & 0xf_ffff) * 0x10_0000 + (addressLo >>> 12));
-    const word = (addressLo & 0xffc) >>> 2;
-    return [page[word]!, (row & OBS_FOUR_BYTES) !== 0 ? 0 : (page[word + 1] ?? 0)];
+    const word = this.memory.pageIndex(addressLo, addressHi & 0xf_ffff) + ((addressLo & 0xffc) >>> 2);
+    const { words } = this.memory;
+    return [words[word]! >>> 0, (row & OBS_FOUR_BYTES) !== 0 ? 0 : words[word + 1]! >>> 0];
+  }
+
+  /** Takes an entry's value over from a recording. */
+  adoptEntry(row: number, addressLo: number, addressHi: number, lo: number, hi: number): void {
+    this.memory.store(addressLo, addressHi & 0xf_ffff, lo, hi, (row & OBS_FOUR_BYTES) !== 0 ? 4 : 8);
   }
 
   /** Brings walks and tags up to date with the registers. */
@@ -170,6 +191,18 @@ export class BareMachine implements Machine {
     this.miss(op, lo, hi, access);
   }
 
+  /** Walks for an access without any effect but on the log: what would happen with memory as it stands. */
+  probe(op: number, lo: number, hi: number): void {
+    this.log.count = 0;
+    this.miss(op, lo, hi, accessBits(op) | NO_AD);
+  }
+
+  /** The walk that faulted in the last walk made, or null. */
+  failedWalk(): PageWalk | null {
+    if (this.status === Walk.OK) return null;
+    return this.status === Walk.PAGE_FAULT ? this.cpuWalk : this.tdpWalk;
+  }
+
   /** Serves the access from the TLB if an entry there allows it. */
   private hit(lo: number, hi: number, access: number): boolean {
     const { tlb, contexts, cpuWalk } = this;
@@ -185,8 +218,18 @@ export class BareMachine implements Machine {
       if ((access & WRITE) !== 0 && (secondRights & ACC_WRITE) === 0) return false;
       if ((access & FETCH) !== 0 && (secondRights & (ACC_EXEC | ACC_USER)) !== (ACC_EXEC | ACC_USER)) return false;
     }
-    this.pushTranslated(lo, tlb.frame, tlb.gpaFrame, tlb.pageShift);
+    if (tlb.epoch !== this.history.epoch) this.verifyHit(lo, hi, access);
+    this.pushTranslated(tlb, tlb.pageShift);
     return true;
+  }
+
+  /** Tables changed since the entry just found was last known to agree with them: does it still? */
+  private verifyHit(lo: number, hi: number, access: number): void {
+    const { tlb, cpuWalk, log } = this;
+    const same = walkX86(cpuWalk, lo, hi, access | NO_AD) === Walk.OK && cpuWalk.lo === tlb.lo && cpuWalk.hi === tlb.hi;
+    log.count = 0;
+    if (same) tlb.refresh(this.history.epoch);
+    else this.staleHit = true;
   }
 
   private miss(op: number, lo: number, hi: number, access: number): void {
@@ -202,10 +245,11 @@ export class BareMachine implements Machine {
       return;
     }
     cpuWalk.adAfterTranslation = this.adAfterTranslation || (op & ACCESS_SOFTWARE) !== 0;
-    const status = walkX86(cpuWalk, lo, hi, access);
+    this.status = walkX86(cpuWalk, lo, hi, access);
+    const { status } = this;
     if (status === Walk.OK) {
-      this.pushTranslated(lo, cpuWalk.frame, cpuWalk.gpaFrame, cpuWalk.pageShift);
-      this.remember(lo, hi, access);
+      this.pushTranslated(cpuWalk, cpuWalk.pageShift);
+      if ((access & NO_AD) === 0) this.remember(lo, hi, access);
     } else if (status === Walk.PAGE_FAULT) {
       log.push(Obs.EXCEPTION | (14 << OBS_VECTOR_SHIFT), lo, hi, cpuWalk.errorCode, 0);
     } else {
@@ -213,15 +257,11 @@ export class BareMachine implements Machine {
     }
   }
 
-  private pushTranslated(lo: number, frame: number, gpaFrame: number, pageShift: number): void {
-    const offset = lo & 0xfff;
-    this.log.push(
-      Obs.TRANSLATED | (pageShift << OBS_PAGE_SHIFT_SHIFT),
-      (frame << 12) | offset,
-      frame / 0x10_0000,
-      (gpaFrame << 12) | offset,
-      gpaFrame / 0x10_0000,
-    );
+  private pushTranslated(
+    to: { readonly lo: number; readonly hi: number; readonly gpaLo: number; readonly gpaHi: number },
+    pageShift: number,
+  ): void {
+    this.log.push(Obs.TRANSLATED | (pageShift << OBS_PAGE_SHIFT_SHIFT), to.lo, to.hi, to.gpaLo, to.gpaHi);
   }
 
   private remember(lo: number, hi: number, access: number): void {
@@ -230,7 +270,7 @@ export class BareMachine implements Machine {
     const second = this.tdpWalk;
     const unpaged = cpuWalk.rootLevel === 0;
     const dirty = unpaged || (cpuWalk.leafLo & LEAF_DIRTY) !== 0 || (access & WRITE) !== 0;
-    let meta = cpuWalk.rights | (dirty ? TLB_DIRTY : 0) | (((cpuWalk.leafHi >>> 27) & 0xf) << TLB_KEY_SHIFT);
+    let meta = cpuWalk.rights | (dirty ? TLB_DIRTY : 0);
     let shift = cpuWalk.pageShift;
     if (second !== null) {
       meta |= second.rights << TLB_SECOND_SHIFT;
@@ -239,24 +279,23 @@ export class BareMachine implements Machine {
       if (second.pageShift < shift) shift = 12;
     }
     const global = !unpaged && (cpuWalk.leafLo & LEAF_GLOBAL) !== 0 && (this.register(Reg.CR4) & CR4_PGE) !== 0;
-    const { context, space } = contexts;
-    this.tlb.insert(lo, hi, context, space, global, shift, cpuWalk.frame, cpuWalk.gpaFrame, meta, 0);
+    this.tlb.insert(lo, hi, contexts, global, shift, cpuWalk, meta, this.history.epoch);
   }
 
   private pushSecondStageFault(lo: number, hi: number): void {
     const { log } = this;
     const second = this.tdpWalk!;
-    const { faultFrame, faultOffset } = second;
+    const { faultLo, faultHi } = second;
     const ofTable = (second.faultAccess & OF_TABLE) !== 0;
     if (second.dim === Dim.NPT) {
       // EXITINFO1 bit 33: a guest page-table page, bit 32: the final address (APM vol. 2 15.25.6).
-      log.pushAt(Obs.NPF, faultFrame, faultOffset, second.errorCode, ofTable ? 2 : 1);
+      log.push(Obs.NPF, faultLo, faultHi, second.errorCode, ofTable ? 2 : 1);
       return;
     }
     if (second.qualificationValid) {
-      log.pushAt(Obs.EPT_VIOLATION, faultFrame, faultOffset, second.qualification, 0);
+      log.push(Obs.EPT_VIOLATION, faultLo, faultHi, second.qualification, 0);
     } else {
-      log.pushAt(Obs.EPT_MISCONFIG, faultFrame, faultOffset, 0, 0);
+      log.push(Obs.EPT_MISCONFIG, faultLo, faultHi, 0, 0);
     }
     if ((second.faultAccess & NO_LINEAR) === 0) log.push(Obs.EXIT_LINEAR, lo, hi, 0, 0);
   }
@@ -264,28 +303,24 @@ export class BareMachine implements Machine {
   private gpaAccess(op: number, lo: number, hi: number): void {
     this.configure();
     const second = this.tdpWalk;
-    const frame = (hi & 0xf_ffff) * 0x10_0000 + (lo >>> 12);
+    const gpaHi = hi & 0xf_ffff;
     if (second === null || !second.ept) {
-      this.pushTranslated(lo, frame, frame, 12);
+      this.pushTranslated({ lo, hi: gpaHi, gpaLo: lo, gpaHi }, 12);
       return;
     }
     const type = (op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK;
-    const access =
-      NO_LINEAR |
-      ((op & ACCESS_OF_TABLE) !== 0 ? OF_TABLE : 0) |
-      (type === AccessType.FETCH ? FETCH : type === AccessType.READ ? 0 : WRITE);
-    const status = walkEpt(second, frame, lo & 0xfff, access);
-    if (status === Walk.OK) this.pushTranslated(lo, second.frame, frame, second.pageShift);
-    else this.pushSecondStageFault(0, 0);
+    const access = NO_LINEAR | ((op & ACCESS_OF_TABLE) !== 0 ? OF_TABLE : 0) | accessOfType(type);
+    if (walkEpt(second, lo, gpaHi, access) === Walk.OK) {
+      this.pushTranslated({ lo: second.lo, hi: second.hi, gpaLo: lo, gpaHi }, second.pageShift);
+    } else {
+      this.pushSecondStageFault(0, 0);
+    }
   }
 
   private rare(stimulus: Stimulus): void {
     switch (stimulus.kind) {
       case 'page-image':
-        this.memory.setPage(
-          (stimulus.address.hi & 0xf_ffff) * 0x10_0000 + (stimulus.address.lo >>> 12),
-          stimulus.words,
-        );
+        this.memory.setPage(stimulus.address.lo, stimulus.address.hi & 0xf_ffff, stimulus.words);
         break;
       case 'entry-fill':
         this.fill(stimulus);
@@ -301,7 +336,7 @@ export class BareMachine implements Machine {
     let { lo, hi } = fill.first;
     let address = fill.address.hi * 0x1_0000_0000 + fill.address.lo;
     for (let i = 0; i < fill.count; i++) {
-      this.memory.store(address >>> 0, Math.floor(address / 0x1_0000_0000), lo, hi, fill.size);
+      this.memory.store(address | 0, Math.floor(address / 0x1_0000_0000) & 0xf_ffff, lo, hi, fill.size);
       address += fill.size;
       const sum = lo + fill.increment.lo;
       lo = sum >>> 0;
@@ -313,8 +348,7 @@ export class BareMachine implements Machine {
 /** The access of a step word in the form that walks take. */
 function accessBits(op: number): number {
   const type = (op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK;
-  let access =
-    type === AccessType.FETCH ? FETCH : type === AccessType.WRITE ? WRITE : type === AccessType.RMW ? WRITE | RMW : 0;
+  let access = accessOfType(type);
   if ((op & ACCESS_USER) !== 0) access |= USER;
   if ((op & ACCESS_SHADOW_STACK) !== 0) access |= SHADOW_STACK;
   // RFLAGS.AC suspends SMAP for explicit accesses only (SDM vol. 3A 4.6.1); with CPL 3 a supervisor access is implicit.

@@ -21,6 +21,8 @@ import {
 import {
   INVALIDATION_MASK,
   INVALIDATION_SHIFT,
+  INVALIDATION_TYPE_MASK,
+  INVALIDATION_TYPE_SHIFT,
   Invalidation,
   NESTED_SVM,
   NESTED_TLB_CONTROL_MASK,
@@ -30,6 +32,7 @@ import {
   STEP_REGISTER_SHIFT,
 } from '../formats/step.ts';
 import type { BareMachine } from './bare.ts';
+import type { InvalidationScope } from './history.ts';
 import { loadPdptes } from './pdpte.ts';
 
 const CR0_ET = 1 << 4;
@@ -72,6 +75,8 @@ function writeCr0(machine: BareMachine, value: number): void {
   if (!pagingChanges) return;
   const lma = longModeNext ? efer | EFER_LMA : efer & ~EFER_LMA;
   machine.setRegister(Reg.EFER, lma >>> 0, machine.registers[2 * Reg.EFER + 1]!);
+  machine.configure();
+  if ((old & CR0_PG) !== 0) machine.history.invalidate({ what: 'linear', asid: machine.contexts.asid });
   if (longModeNext || (next & CR0_PG) === 0) clearPdptes(machine);
   machine.tlb.clear();
 }
@@ -84,7 +89,10 @@ function writeCr3(machine: BareMachine, lo: number, hi: number, taskSwitch: bool
     reloadPdptes(machine);
   }
   machine.configure();
-  if (!keep) machine.tlb.dropContext(machine.contexts.context);
+  if (keep) return;
+  const { context, asid, pcid } = machine.contexts;
+  machine.tlb.dropContext(context);
+  machine.history.invalidate({ what: 'linear', asid, pcid, keepGlobal: true });
 }
 
 function writeCr4(machine: BareMachine, lo: number, hi: number): void {
@@ -97,6 +105,10 @@ function writeCr4(machine: BareMachine, lo: number, hi: number): void {
     else if ((changed & (CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP)) !== 0) reloadPdptes(machine);
   }
   if ((changed & CR4_FLUSHING) !== 0) machine.tlb.clear();
+  const mustDrop =
+    (changed & (CR4_PGE | CR4_PAE)) !== 0 || (changed & old & CR4_PCIDE) !== 0 || (changed & lo & CR4_SMEP) !== 0;
+  machine.configure();
+  if (mustDrop) machine.history.invalidate({ what: 'linear', asid: machine.contexts.asid });
 }
 
 /** The register write that loads PDPTEs is one event: what it reads on the way is not observed by itself. */
@@ -120,22 +132,91 @@ export function invalidate(
   tagLo: number,
   tagHi: number,
 ): void {
-  const instruction = (op >>> INVALIDATION_SHIFT) & INVALIDATION_MASK;
   machine.configure();
-  if (instruction === Invalidation.INVLPG || instruction === Invalidation.INVLPGA) {
-    machine.tlb.dropPage(lo, hi);
-    return;
+  const instruction = (op >>> INVALIDATION_SHIFT) & INVALIDATION_MASK;
+  const type = (op >>> INVALIDATION_TYPE_SHIFT) & INVALIDATION_TYPE_MASK;
+  const { tlb, history, contexts } = machine;
+  switch (instruction) {
+    case Invalidation.INVLPG:
+      tlb.dropPage(lo, hi);
+      history.invalidate({ what: 'page', asid: contexts.asid, pcid: contexts.pcid, lo, hi });
+      break;
+    case Invalidation.INVLPGA:
+      tlb.dropPage(lo, hi);
+      history.invalidate({ what: 'page', asid: tagLo, lo, hi });
+      break;
+    case Invalidation.EPTP_SWITCH:
+      machine.setRegister(Reg.EPTP, tagLo, tagHi);
+      break;
+    case Invalidation.INVPCID:
+      tlb.clear();
+      history.invalidate(invpcidScope(type, contexts.asid, tagLo & 0xfff, lo, hi));
+      break;
+    case Invalidation.INVVPID:
+      tlb.clear();
+      history.invalidate(invvpidScope(type, tagLo, lo, hi));
+      break;
+    case Invalidation.INVEPT: {
+      tlb.clear();
+      const ep4ta = (tagHi & 0xf_ffff) * 0x10_0000 + (tagLo >>> 12);
+      history.invalidate(type === 1 ? { what: 'guest-physical', ep4ta } : { what: 'guest-physical' });
+      break;
+    }
   }
-  if (instruction === Invalidation.EPTP_SWITCH) machine.setRegister(Reg.EPTP, tagLo, tagHi);
-  else machine.tlb.clear();
 }
 
-/** VM entry and exit, VMRUN and #VMEXIT: untagged guests share the host's tag, so its translations go. */
+/** INVPCID types 0 to 3 (SDM vol. 3A 4.10.4.1). */
+function invpcidScope(type: number, asid: number, pcid: number, lo: number, hi: number): InvalidationScope {
+  switch (type) {
+    case 0:
+      return { what: 'page', asid, pcid, lo, hi, keepGlobal: true };
+    case 1:
+      return { what: 'linear', asid, pcid, keepGlobal: true };
+    case 2:
+      return { what: 'linear', asid };
+    default:
+      return { what: 'linear', asid, keepGlobal: true };
+  }
+}
+
+/** INVVPID types 0 to 3 (SDM vol. 3C 29.4.3.1). */
+function invvpidScope(type: number, vpid: number, lo: number, hi: number): InvalidationScope {
+  switch (type) {
+    case 0:
+      return { what: 'page', asid: vpid, lo, hi };
+    case 1:
+      return { what: 'linear', asid: vpid };
+    case 2:
+      return { what: 'linear', exceptAsid: 0 };
+    default:
+      return { what: 'linear', asid: vpid, keepGlobal: true };
+  }
+}
+
+/** VM entry and exit, VMRUN and #VMEXIT. */
 export function nestedTransition(machine: BareMachine, op: number): void {
   machine.configure();
-  if ((op & NESTED_SVM) !== 0) {
-    if (((op >>> NESTED_TLB_CONTROL_SHIFT) & NESTED_TLB_CONTROL_MASK) !== 0) machine.tlb.clear();
-  } else if (machine.contexts.asid === 0) {
-    machine.tlb.clear();
+  const { tlb, history, contexts } = machine;
+  if ((op & NESTED_SVM) === 0) {
+    // Without VPIDs guest and host share VPID 0, which transitions invalidate (SDM vol. 3C 29.4.3.1).
+    if (contexts.asid !== 0) return;
+    tlb.clear();
+    history.invalidate({ what: 'linear', asid: 0 });
+    return;
   }
+  // TLB_CONTROL (APM vol. 2 15.16.2).
+  switch ((op >>> NESTED_TLB_CONTROL_SHIFT) & NESTED_TLB_CONTROL_MASK) {
+    case 0:
+      return;
+    case 1:
+      history.invalidate({ what: 'everything' });
+      break;
+    case 3:
+      history.invalidate({ what: 'asid', asid: contexts.asid });
+      break;
+    case 7:
+      history.invalidate({ what: 'asid', asid: contexts.asid, keepGlobal: true });
+      break;
+  }
+  tlb.clear();
 }

@@ -1,118 +1,132 @@
 /**
- * Guest-physical (or, on a bare processor, physical) memory: 4 KiB pages of 1024 words, made when first written.
- *
- * Frames below 2^22 (16 GiB) are found through two array look-ups, the rest through a map.
+ * Guest-physical (or, on a bare processor, physical) memory: 4 KiB pages of 1024 words, all in one array, taken when
+ * first written. Pages below 16 GiB are found through a table of page numbers, the rest through a map.
  */
 
 import { Problem } from '../bits/problem.ts';
+import type { Word64 } from '../bits/word64.ts';
 import type { PhysicalMemory } from '../paging/memory.ts';
 
-/** Never written: what absent frames read as. */
-const ZERO_PAGE = new Uint32Array(1024);
-const DIRECTORY_BITS = 10;
+const PAGE_WORDS = 1024;
+/** Frames found through the table: 16 GiB. */
 const NEAR_FRAMES = 1 << 22;
-const EMPTY_DIRECTORY: readonly Uint32Array[] = new Array<Uint32Array>(1 << DIRECTORY_BITS).fill(ZERO_PAGE);
+const NEAR_HI = 4;
+/** Page number 0 is never written: what absent pages read as. */
+const ABSENT = 0;
+const FIRST_PAGES = 256;
 
-/** Pages that one machine may hold: 2 GiB. Traces come from strangers. */
-const MAXIMUM_PAGES = 1 << 19;
+/** Pages that one machine may hold: 1 GiB. Traces come from strangers. */
+const MAXIMUM_PAGES = 1 << 18;
 
-/** Is told of every change of a word, before it happens. */
+/** Is told of every change of an 8-byte word, before it happens. The address is 8-byte aligned. */
 export interface MemoryWatcher {
-  wordChanges(frame: number, wordIndex: number, oldLo: number, oldHi: number): void;
+  wordChanges(addressLo: number, addressHi: number, oldLo: number, oldHi: number): void;
 }
 
 export class Memory implements PhysicalMemory {
-  private near: (readonly Uint32Array[])[] = new Array(NEAR_FRAMES >>> DIRECTORY_BITS).fill(EMPTY_DIRECTORY);
-  private far = new Map<number, Uint32Array>();
-  private pages = 0;
+  words = new Int32Array(FIRST_PAGES * PAGE_WORDS);
+  /** Page number by frame. */
+  private readonly near = new Int32Array(NEAR_FRAMES);
+  private readonly far = new Map<number, number>();
+  private pages = 1;
   watcher: MemoryWatcher | null = null;
 
-  page(frame: number): Uint32Array {
-    if (frame < NEAR_FRAMES) return this.near[frame >>> DIRECTORY_BITS]![frame & ((1 << DIRECTORY_BITS) - 1)]!;
-    return this.far.get(frame) ?? ZERO_PAGE;
+  pageIndex(lo: number, hi: number): number {
+    return (hi >>> 0 < NEAR_HI ? this.near[(hi << 20) | (lo >>> 12)]! : this.farPage(lo, hi)) << 10;
   }
 
-  private pageForWrite(frame: number): Uint32Array {
-    const page = this.page(frame);
-    return page === ZERO_PAGE ? this.makePage(frame) : page;
+  private farPage(lo: number, hi: number): number {
+    return this.far.get(frameNumber(lo, hi)) ?? ABSENT;
   }
 
-  /** True once somebody wrote to the frame. */
-  has(frame: number): boolean {
-    return this.page(frame) !== ZERO_PAGE;
+  /** The same for writing: takes a page if there is none yet. */
+  private pageForWrite(lo: number, hi: number): number {
+    const index = this.pageIndex(lo, hi);
+    return index === ABSENT ? this.takePage(lo, hi) : index;
   }
 
-  private makePage(frame: number): Uint32Array {
+  private takePage(lo: number, hi: number): number {
     if (this.pages === MAXIMUM_PAGES) {
       throw new Problem(
         'E_LIMIT',
-        `the trace writes to more than ${MAXIMUM_PAGES} pages of physical memory`,
+        `the trace writes to more than ${MAXIMUM_PAGES - 1} pages of physical memory`,
         {},
         'a recording of page tables needs far fewer: check how it was made',
       );
     }
-    this.pages++;
-    const page = new Uint32Array(1024);
-    if (frame < NEAR_FRAMES) {
-      const at = frame >>> DIRECTORY_BITS;
-      if (this.near[at] === EMPTY_DIRECTORY) this.near[at] = EMPTY_DIRECTORY.slice();
-      (this.near[at] as Uint32Array[])[frame & ((1 << DIRECTORY_BITS) - 1)] = page;
-    } else {
-      this.far.set(frame, page);
+    const page = this.pages++;
+    if (page * PAGE_WORDS === this.words.length) {
+      const larger = new Int32Array(this.words.length * 2);
+      larger.set(this.words);
+      this.words = larger;
     }
-    return page;
+    if (hi >>> 0 < NEAR_HI) this.near[(hi << 20) | (lo >>> 12)] = page;
+    else this.far.set(frameNumber(lo, hi), page);
+    return page << 10;
   }
 
-  setEntryBits(frame: number, wordIndex: number, lo: number): void {
-    const page = this.pageForWrite(frame);
+  setEntryBits(addressLo: number, addressHi: number, lo: number): void {
+    const page = this.pageForWrite(addressLo, addressHi);
+    const { words } = this;
     if (this.watcher !== null) {
-      const even = wordIndex & ~1;
-      this.watcher.wordChanges(frame, even, page[even]!, page[even + 1]!);
+      const even = page + ((addressLo & 0xff8) >>> 2);
+      this.watcher.wordChanges(addressLo & ~7, addressHi, words[even]!, words[even + 1]!);
     }
-    page[wordIndex] = lo;
+    words[page + ((addressLo & 0xffc) >>> 2)] = lo;
   }
 
-  /** Stores `size` (1, 2, 4, 8) bytes; a store may not cross an 8-byte boundary. Returns false if it would. */
-  store(addressLo: number, addressHi: number, valueLo: number, valueHi: number, size: number): boolean {
-    const within = addressLo & 7;
-    if (within + size > 8) return false;
-    const frame = (addressHi & 0xf_ffff) * 0x10_0000 + (addressLo >>> 12);
-    const page = this.pageForWrite(frame);
-    const word = (addressLo & 0xff8) >>> 2;
-    const oldLo = page[word]!;
-    const oldHi = page[word + 1]!;
-    let lo = valueLo;
-    let hi = valueHi;
+  /** Puts an 8-byte word in place of another without telling the watcher; returns the old one. */
+  exchange(addressLo: number, addressHi: number, lo: number, hi: number): Word64 {
+    const word = this.pageForWrite(addressLo, addressHi) + ((addressLo & 0xff8) >>> 2);
+    const { words } = this;
+    const old = { lo: words[word]!, hi: words[word + 1]! };
+    words[word] = lo;
+    words[word + 1] = hi;
+    return old;
+  }
+
+  /** Stores `size` (1, 2, 4, 8) bytes. Bytes beyond the 8-byte word that the address is in are not stored. */
+  store(addressLo: number, addressHi: number, valueLo: number, valueHi: number, size: number): void {
+    const word = this.pageForWrite(addressLo, addressHi) + ((addressLo & 0xff8) >>> 2);
+    const { words } = this;
+    const oldLo = words[word]!;
+    const oldHi = words[word + 1]!;
+    let lo = valueLo | 0;
+    let hi = valueHi | 0;
     if (size !== 8) {
-      const bits = size * 8;
-      const mask = size === 4 ? -1 : (1 << bits) - 1;
+      const within = addressLo & 7;
+      const mask = size === 4 ? -1 : (1 << (size * 8)) - 1;
       const shift = (within & 3) * 8;
       const inLow = within < 4;
       const old = inLow ? oldLo : oldHi;
       const merged = (old & ~(mask << shift)) | ((valueLo & mask) << shift);
-      lo = inLow ? merged >>> 0 : oldLo;
-      hi = inLow ? oldHi : merged >>> 0;
+      lo = inLow ? merged : oldLo;
+      hi = inLow ? oldHi : merged;
     }
-    if (lo === oldLo && hi === oldHi) return true;
-    this.watcher?.wordChanges(frame, word, oldLo, oldHi);
-    page[word] = lo;
-    page[word + 1] = hi;
-    return true;
+    if (lo === oldLo && hi === oldHi) return;
+    this.watcher?.wordChanges(addressLo & ~7, addressHi, oldLo, oldHi);
+    words[word] = lo;
+    words[word + 1] = hi;
   }
 
-  /** Replaces a whole page; `words`: 1024 elements, or null for zeros. */
-  setPage(frame: number, words: Uint32Array | null): void {
-    const page = this.pageForWrite(frame);
-    if (this.watcher !== null) {
-      for (let word = 0; word < 1024; word += 2) {
-        const lo = words === null ? 0 : words[word]!;
-        const hi = words === null ? 0 : words[word + 1]!;
-        if (page[word] !== lo || page[word + 1] !== hi) {
-          this.watcher.wordChanges(frame, word, page[word]!, page[word + 1]!);
-        }
-      }
+  /** Replaces a whole page; `contents`: 1024 elements, or null for zeros. */
+  setPage(lo: number, hi: number, contents: Uint32Array | null): void {
+    const page = this.pageForWrite(lo, hi);
+    const { words } = this;
+    for (let i = 0; i < PAGE_WORDS; i += 2) {
+      const newLo = contents === null ? 0 : contents[i]! | 0;
+      const newHi = contents === null ? 0 : contents[i + 1]! | 0;
+      const oldLo = words[page + i]!;
+      const oldHi = words[page + i + 1]!;
+      if (newLo === oldLo && newHi === oldHi) continue;
+      this.watcher?.wordChanges((lo & ~0xfff) | (i << 2), hi, oldLo, oldHi);
+      words[page + i] = newLo;
+      words[page + i + 1] = newHi;
     }
-    if (words === null) page.fill(0);
-    else page.set(words);
   }
+}
+
+/** Exact as a double: physical addresses have at most 52 bits. */
+function frameNumber(lo: number, hi: number): number {
+  return (hi >>> 0) * 0x10_0000 + (lo >>> 12);
 }

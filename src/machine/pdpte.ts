@@ -14,26 +14,26 @@ import type { BareMachine } from './bare.ts';
  */
 export function loadPdptes(machine: BareMachine, lo: number, hi: number): boolean {
   const { log, memory, features } = machine;
-  const offset = lo & 0xfe0;
-  let frame = (hi & 0xf_ffff) * 0x10_0000 + (lo >>> 12);
+  let tableLo = lo & ~0x1f;
+  let tableHi = hi & 0xf_ffff;
   const second = machine.tdpWalk;
   if (second?.ept) {
-    const status = walkEpt(second, frame, offset, OF_TABLE | NO_LINEAR);
-    if (status !== Walk.OK) {
-      if (second.qualificationValid) log.pushAt(Obs.EPT_VIOLATION, frame, offset, second.qualification, 0);
-      else log.pushAt(Obs.EPT_MISCONFIG, frame, offset, 0, 0);
+    if (walkEpt(second, tableLo, tableHi, OF_TABLE | NO_LINEAR) !== Walk.OK) {
+      if (second.qualificationValid) log.push(Obs.EPT_VIOLATION, tableLo, tableHi, second.qualification, 0);
+      else log.push(Obs.EPT_MISCONFIG, tableLo, tableHi, 0, 0);
       return false;
     }
-    frame = second.frame;
+    tableLo = second.lo;
+    tableHi = second.hi;
   }
-  const page = memory.page(frame);
+  const page = memory.pageIndex(tableLo, tableHi);
   const reserved = reservedPae({ maxphyaddr: features.maxphyaddr, nx: true, page1g: false, amd: features.amd });
   const loaded = new Uint32Array(8);
   for (let index = 0; index < 4; index++) {
-    const at = offset + 8 * index;
-    const entryLo = page[at >>> 2]!;
-    const entryHi = page[(at >>> 2) + 1]!;
-    log.pushAt(elementRow(Dim.GUEST, 3, false), frame, at, entryLo, entryHi);
+    const at = tableLo + 8 * index;
+    const entryLo = memory.words[page + ((at & 0xff8) >>> 2)]!;
+    const entryHi = memory.words[page + ((at & 0xff8) >>> 2) + 1]!;
+    log.push(elementRow(Dim.GUEST, 3, false), at, tableHi, entryLo, entryHi);
     if ((entryLo & 1) !== 0 && ((entryLo & reserved.lo[3]!) | (entryHi & reserved.hi[3]!)) !== 0) {
       log.push(Obs.PDPTE_LOADED, 0, 0, 0, 0);
       return false;

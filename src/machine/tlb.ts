@@ -13,23 +13,25 @@ const INDEX_BITS = [11, 9, 7, 6] as const;
 export const TLB_RIGHTS_MASK = 0xf;
 /** Rights of the second stage, `ACC_*`, shifted. */
 export const TLB_SECOND_SHIFT = 4;
-export const TLB_KEY_SHIFT = 8;
 export const TLB_DIRTY = 1 << 12;
 
 class SizeClass {
   readonly shift: number;
   readonly mask: number;
+  /** Low-half mask of the page number; all of the high half counts. */
+  readonly pageMask: number;
   readonly pageLo: Int32Array;
   readonly pageHi: Int32Array;
   /** Context of the entry, or `~space` for a global one; 0 = empty. */
   readonly tag: Int32Array;
-  readonly frame: Float64Array;
-  readonly gpaFrame: Float64Array;
+  /** Physical and guest-physical address of the page. */
+  readonly baseLo: Int32Array;
+  readonly baseHi: Int32Array;
+  readonly gpaLo: Int32Array;
+  readonly gpaHi: Int32Array;
   readonly meta: Int32Array;
-  /** `tableEpoch` under which the entry was last known to agree with the tables. */
+  /** Epoch of the tables under which the entry was last known to agree with them. */
   readonly epoch: Int32Array;
-  /** Low-half mask of the page number; all of the high half counts. */
-  readonly pageMask: number;
   used = false;
 
   constructor(shift: number, indexBits: number) {
@@ -40,8 +42,10 @@ class SizeClass {
     this.pageLo = new Int32Array(size);
     this.pageHi = new Int32Array(size);
     this.tag = new Int32Array(size);
-    this.frame = new Float64Array(size);
-    this.gpaFrame = new Float64Array(size);
+    this.baseLo = new Int32Array(size);
+    this.baseHi = new Int32Array(size);
+    this.gpaLo = new Int32Array(size);
+    this.gpaHi = new Int32Array(size);
     this.meta = new Int32Array(size);
     this.epoch = new Int32Array(size);
   }
@@ -55,9 +59,10 @@ export class Tlb {
   private readonly classes = SHIFTS.map((shift, i) => new SizeClass(shift, INDEX_BITS[i]!));
 
   // Result of the last `find`.
-  /** Frame of the 4 KiB that the address is in. */
-  frame = 0;
-  gpaFrame = 0;
+  lo = 0;
+  hi = 0;
+  gpaLo = 0;
+  gpaHi = 0;
   meta = 0;
   pageShift = 0;
   epoch = 0;
@@ -72,10 +77,12 @@ export class Tlb {
       if (!c.used) continue;
       const at = c.index(lo, hi);
       const tag = c.tag[at]!;
-      if ((tag === context || tag === ~space) && c.pageLo[at] === (lo & c.pageMask) && c.pageHi[at] === (hi | 0)) {
-        const within = (lo & ~c.pageMask) >>> 12;
-        this.frame = c.frame[at]! + within;
-        this.gpaFrame = c.gpaFrame[at]! + within;
+      const { pageMask } = c;
+      if (c.pageLo[at] === (lo & pageMask) && c.pageHi[at] === hi && (tag === context || tag === ~space)) {
+        this.lo = c.baseLo[at]! | (lo & ~pageMask);
+        this.hi = c.baseHi[at]!;
+        this.gpaLo = c.gpaLo[at]! | (lo & ~pageMask);
+        this.gpaHi = c.gpaHi[at]!;
         this.meta = c.meta[at]!;
         this.pageShift = c.shift;
         this.epoch = c.epoch[at]!;
@@ -92,36 +99,31 @@ export class Tlb {
     this.foundClass.epoch[this.foundIndex] = epoch;
   }
 
-  /** Drops the entry just found. */
-  dropFound(): void {
-    this.foundClass.tag[this.foundIndex] = 0;
-  }
-
   /**
-   * Remembers a translation. `frame`, `gpaFrame`: of the 4 KiB that the address is in; `pageShift`: of the smaller
-   * page of the two stages.
+   * Remembers that linear `lo`:`hi` translates to physical `toLo`:`toHi`, guest-physical `gpaLo`:`gpaHi`.
+   * `pageShift`: of the smaller page of the two stages.
    */
   insert(
     lo: number,
     hi: number,
-    context: number,
-    space: number,
+    tag: { readonly context: number; readonly space: number },
     global: boolean,
     pageShift: number,
-    frame: number,
-    gpaFrame: number,
+    to: { readonly lo: number; readonly hi: number; readonly gpaLo: number; readonly gpaHi: number },
     meta: number,
     epoch: number,
   ): void {
     const c = this.classes[pageShift === 12 ? 0 : pageShift === 21 ? 1 : pageShift === 22 ? 2 : 3]!;
     c.used = true;
     const at = c.index(lo, hi);
-    const within = (lo & ~c.pageMask) >>> 12;
-    c.pageLo[at] = lo & c.pageMask;
-    c.pageHi[at] = hi | 0;
-    c.tag[at] = global ? ~space : context;
-    c.frame[at] = frame - within;
-    c.gpaFrame[at] = gpaFrame - within;
+    const { pageMask } = c;
+    c.pageLo[at] = lo & pageMask;
+    c.pageHi[at] = hi;
+    c.tag[at] = global ? ~tag.space : tag.context;
+    c.baseLo[at] = to.lo & pageMask;
+    c.baseHi[at] = to.hi;
+    c.gpaLo[at] = to.gpaLo & pageMask;
+    c.gpaHi[at] = to.gpaHi;
     c.meta[at] = meta;
     c.epoch[at] = epoch;
   }
@@ -139,7 +141,7 @@ export class Tlb {
     for (const c of this.classes) {
       if (!c.used) continue;
       const at = c.index(lo, hi);
-      if (c.pageLo[at] === (lo & c.pageMask) && c.pageHi[at] === (hi | 0)) c.tag[at] = 0;
+      if (c.pageLo[at] === (lo & c.pageMask) && c.pageHi[at] === hi) c.tag[at] = 0;
     }
   }
 

@@ -27,7 +27,7 @@ import {
 import type { PageWalk } from './page-walk.ts';
 import { type PermissionRules, permissionBitmap, protectionKeyMask } from './permissions.ts';
 import {
-  badEptCombinations,
+  badCombinationTable,
   type ReservedMasks,
   reserved32,
   reservedEpt,
@@ -77,6 +77,14 @@ function sharedMasks(key: string, build: () => ReservedMasks): ReservedMasks {
   return found;
 }
 
+const combinations = [false, true].map((executeOnly) =>
+  [false, true].map((mbec) => badCombinationTable(executeOnly, mbec)),
+);
+
+function sharedCombinations(executeOnly: boolean, mbec: boolean): Uint8Array {
+  return combinations[Number(executeOnly)]![Number(mbec)]!;
+}
+
 /** Level of the root table under these mode bits (facts/kvm-mmu.md §2.3 step 4); 0 = no paging. */
 export function rootLevelOf(cr0: number, cr4: number, efer: number): number {
   if ((cr0 & CR0_PG) === 0) return 0;
@@ -98,8 +106,8 @@ function configureX86(
   walk.fourByte = level === 2;
   walk.pse = (mode.cr4 & CR4_PSE) !== 0;
   // Outside 4- and 5-level paging CR3 is 32 bits wide; PAE's table of PDPTEs is 32-byte aligned.
-  walk.rootFrame = (level >= 4 ? mode.rootHi & 0xf_ffff : 0) * 0x10_0000 + (mode.rootLo >>> 12);
-  walk.rootOffset = level === 3 ? mode.rootLo & 0xfe0 : 0;
+  walk.rootLo = level === 3 ? mode.rootLo & ~0x1f : mode.rootLo & ~0xfff;
+  walk.rootHi = level >= 4 ? mode.rootHi & 0xf_ffff : 0;
   walk.fetchInErrorCode = nx || (mode.cr4 & CR4_SMEP) !== 0;
   walk.format.permissions = sharedBitmap({ ept: false, nx, ...rules });
   const { maxphyaddr, page1g, amd, pse36 } = features;
@@ -167,8 +175,8 @@ export function configureWalks(
   cpuWalk.second = second;
   cpuWalk.pdptesInMemory = second === nptWalk;
   cpuWalk.pdptes.set(registers.subarray(2 * Reg.PDPTE0, 2 * Reg.PDPTE0 + 8));
-  cpuWalk.pkru = low(Reg.PKRU);
-  cpuWalk.pkrs = low(Reg.PKRS);
+  cpuWalk.pkru = low(Reg.PKRU) | 0;
+  cpuWalk.pkrs = low(Reg.PKRS) | 0;
   const longMode = (efer & EFER_LMA) !== 0;
   const wp = (cr0 & CR0_WP) !== 0;
   cpuWalk.format.keyMask =
@@ -186,7 +194,8 @@ function configureEpt(
   secondaryControls: number,
 ): void {
   walk.rootLevel = ((eptpLo >>> 3) & 7) + 1;
-  walk.rootFrame = (eptpHi & 0xf_ffff) * 0x10_0000 + (eptpLo >>> 12);
+  walk.rootLo = eptpLo & ~0xfff;
+  walk.rootHi = eptpHi & 0xf_ffff;
   walk.ad = (eptpLo & EPTP_AD) !== 0;
   walk.mbec = (secondaryControls & SECONDARY_MBEC) !== 0;
   walk.advancedInfo = features.eptAdvancedInfo;
@@ -195,5 +204,6 @@ function configureEpt(
   walk.format.reserved = sharedMasks(`ept ${maxphyaddr} ${ept2m} ${ept1g}`, () =>
     reservedEpt(maxphyaddr, ept2m, ept1g),
   );
-  [walk.format.badLo, walk.format.badHi] = badEptCombinations(features.eptExecuteOnly);
+  const { eptExecuteOnly } = features;
+  walk.format.badCombinations = sharedCombinations(eptExecuteOnly, walk.mbec);
 }

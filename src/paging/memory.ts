@@ -1,7 +1,12 @@
-/** Physical memory as paging sees it; the machine implements it. */
+/**
+ * Physical memory as paging sees it; the machine implements it. Addresses are two halves, `hi` below 2^20.
+ *
+ * All pages lie in one array. A walk may keep `words` while it runs: it only writes to pages that it read from.
+ */
 export interface PhysicalMemory {
-  /** The 1024 words of a frame for reading; a frame that nobody wrote reads as zero. */
-  page(frame: number): Uint32Array;
-  /** A walk writes the low half of an entry back with accessed or dirty bits set. */
-  setEntryBits(frame: number, wordIndex: number, lo: number): void;
+  readonly words: Int32Array;
+  /** Index in `words` of the 1024 words of the page that an address is in; a page that nobody wrote reads as zero. */
+  pageIndex(lo: number, hi: number): number;
+  /** A walk writes the low half of the entry at an address, with accessed or dirty bits set. */
+  setEntryBits(addressLo: number, addressHi: number, lo: number): void;
 }

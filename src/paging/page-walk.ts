@@ -3,6 +3,7 @@
  * or NPT; a `cpuWalk` with a `second` stage sends every address it meets through it.
  *
  * This file holds what a walk is (role, format, root, result); how one runs is in `walk-x86.ts` and `walk-ept.ts`.
+ * Words are kept as two signed 32-bit halves, which the engine underneath holds without allocating.
  */
 
 import { Dim } from '../formats/observation.ts';
@@ -32,9 +33,8 @@ export interface PageFormat {
   permissions: Uint16Array;
   /** Protection-key fields for user pages (PKRU) and supervisor pages (PKRS) together, 0 = keys off. */
   keyMask: number;
-  /** EPT: combinations of bits 5:0 that are misconfigurations, two halves. */
-  badLo: number;
-  badHi: number;
+  /** EPT: 1 for each combination of bits 5:0 and 10 that is a misconfiguration, 128 elements. */
+  badCombinations: Uint8Array;
 }
 
 export class PageWalk {
@@ -47,15 +47,15 @@ export class PageWalk {
   // Role: under which mode bits the tables are walked.
   /** Level of the root: 5, 4, 3 (PAE), 2 (32-bit), 0 = no paging. */
   rootLevel = 0;
-  rootFrame = 0;
-  /** Byte offset of the root table within its frame: PAE tables of PDPTEs are 32-byte aligned. */
-  rootOffset = 0;
+  /** Address of the root table; bits 11:5 count for PAE's table of PDPTEs only. */
+  rootLo = 0;
+  rootHi = 0;
   /** Entries of 4 bytes. */
   fourByte = false;
   /** CR4.PSE, for 32-bit paging. */
   pse = false;
   /** EPT format. */
-  ept = false;
+  readonly ept: boolean;
   /** PAE: PDPTEs are read from memory on each walk (NPT), not from the registers. */
   pdptesInMemory = false;
   /** A and D bits exist: always for x86 formats, by EPTP bit 6 for EPT. */
@@ -74,24 +74,25 @@ export class PageWalk {
     reserved: reservedLongMode({ maxphyaddr: 52, nx: true, page1g: true, amd: false }),
     permissions: permissionBitmap({ tdp: false, ept: false, smep: false, smap: false, wp: false, nx: false }),
     keyMask: 0,
-    badLo: 0,
-    badHi: 0,
+    badCombinations: new Uint8Array(128),
   };
   pkru = 0;
   pkrs = 0;
   /** PDPTE registers, 2 elements each. */
-  readonly pdptes = new Uint32Array(8);
+  readonly pdptes = new Int32Array(8);
 
   // Result.
-  /** OK: frame of the final physical address. */
-  frame = 0;
-  /** OK: frame before the second stage; equal to `frame` without one. */
-  gpaFrame = 0;
+  /** OK: the physical address. */
+  lo = 0;
+  hi = 0;
+  /** OK: the address before the second stage; the same without one. */
+  gpaLo = 0;
+  gpaHi = 0;
   /** OK: log2 of the page size of this walk's leaf, 12, 21, 22 or 30; without paging 12. */
   pageShift = 12;
   /** OK: rights of all levels combined, `ACC_*`. */
   rights = 0;
-  /** OK: the leaf's halves; 0 without paging. */
+  /** OK: the leaf; 0 without paging. */
   leafLo = 0;
   leafHi = 0;
   /** PAGE_FAULT: the error code. */
@@ -100,21 +101,17 @@ export class PageWalk {
   qualification = 0;
   /** The fault was an EPT violation, not a misconfiguration. */
   qualificationValid = false;
-  /** EPT and NPT faults: the address that was being translated, as frame and offset, and what was asked. */
-  faultFrame = 0;
-  faultOffset = 0;
+  /** EPT and NPT faults: the address that was being translated, and what was asked. */
+  faultLo = 0;
+  faultHi = 0;
   faultAccess = 0;
   /** Any fault: where the walk ended and which check it was. */
   faultLevel = 0;
   faultCheck: number = Check.NONE;
-
-  /** Per level 1-5: frame and byte offset of the entry that was read, and what was read. */
-  readonly entryFrame: number[] = [0, 0, 0, 0, 0, 0];
-  /** The same frame before the second stage. */
-  readonly entryGpaFrame: number[] = [0, 0, 0, 0, 0, 0];
-  readonly entryOffset: number[] = [0, 0, 0, 0, 0, 0];
-  readonly entryLo = new Uint32Array(6);
-  readonly entryHi = new Uint32Array(6);
+  /** EPT: the row of the log that holds the root's entry; the other levels' rows follow. */
+  firstRow = 0;
+  /** x86 formats, per level 1-5: the row of the log that holds the entry read there, with its address and value. */
+  readonly row = new Int32Array(6);
 
   constructor(dim: number, memory: PhysicalMemory, log: RowLog) {
     this.dim = dim;
@@ -127,5 +124,21 @@ export class PageWalk {
     this.faultLevel = level;
     this.faultCheck = check;
     return status;
+  }
+}
+
+/** Byte offset within its table of the 8-byte entry of `level` that translates an address. */
+export function entryOffset8(level: number, lo: number, hi: number): number {
+  switch (level) {
+    case 1:
+      return (lo >>> 9) & 0xff8;
+    case 2:
+      return (lo >>> 18) & 0xff8;
+    case 3:
+      return ((lo >>> 27) & 0x18) | ((hi << 5) & 0xfe0);
+    case 4:
+      return (hi >>> 4) & 0xff8;
+    default:
+      return (hi >>> 13) & 0xff8;
   }
 }

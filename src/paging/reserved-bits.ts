@@ -115,3 +115,15 @@ export function badEptCombinations(executeOnly: boolean): readonly [lo: number, 
   }
   return [halves[0] >>> 0, halves[1] >>> 0];
 }
+
+/**
+ * The same as a table of 128: index bits 5:0 are the entry's, bit 6 is its bit 10, which with mode-based execute
+ * control counts as a right to execute (facts/kvm-mmu.md §4).
+ */
+export function badCombinationTable(executeOnly: boolean, mbec: boolean): Uint8Array {
+  const [lo, hi] = badEptCombinations(executeOnly);
+  return Uint8Array.from({ length: 128 }, (_, index) => {
+    const n = (index & 0x3f) | (mbec && index >= 64 ? 4 : 0);
+    return ((n < 32 ? lo : hi) >>> (n & 31)) & 1;
+  });
+}

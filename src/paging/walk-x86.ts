@@ -4,18 +4,10 @@
  * same steps for KVM's software.
  */
 
-import {
-  Dim,
-  elementRow,
-  entryWriteRow,
-  OBS_DIM_SHIFT,
-  OBS_LEVEL_SHIFT,
-  OBS_NESTED_ACCESS_SHIFT,
-  OBS_NESTED_OF_TABLE,
-  Obs,
-} from '../formats/observation.ts';
+import { Dim, OBS_DIM_SHIFT, OBS_FOUR_BYTES, OBS_KIND_MASK, OBS_LEVEL_SHIFT, Obs } from '../formats/observation.ts';
 import { AccessType } from '../formats/step.ts';
 import {
+  accessOfType,
   FETCH,
   NO_AD,
   OF_TABLE,
@@ -24,13 +16,14 @@ import {
   PFEC_PK,
   PFEC_RSVD,
   PFEC_SS,
-  RMW,
   SHADOW_STACK,
+  TYPE_BITS,
   USER,
   WRITE,
 } from './access.ts';
-import { Check, type PageWalk, Walk } from './page-walk.ts';
+import { Check, entryOffset8, type PageWalk, Walk } from './page-walk.ts';
 import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE } from './permissions.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from './row-log.ts';
 import { walkEpt } from './walk-ept.ts';
 
 const ENTRY_P = 1 << 0;
@@ -38,21 +31,10 @@ const ENTRY_A = 1 << 5;
 const ENTRY_D = 1 << 6;
 const ENTRY_PS = 1 << 7;
 
-/** Byte offset of the entry of `level` that translates the address, for 8-byte entries. */
-function entryOffset8(level: number, lo: number, hi: number): number {
-  switch (level) {
-    case 1:
-      return (lo >>> 9) & 0xff8;
-    case 2:
-      return (lo >>> 18) & 0xff8;
-    case 3:
-      return ((lo >>> 27) & 0x18) | ((hi << 5) & 0xfe0);
-    case 4:
-      return (hi >>> 4) & 0xff8;
-    default:
-      return (hi >>> 13) & 0xff8;
-  }
-}
+/** What a processor asks NPT for when it reads a guest page table (APM vol. 2 15.25.5). */
+const NPT_TABLE_ACCESS = OF_TABLE | USER | accessOfType(AccessType.RMW);
+/** Writing a guest entry's A/D back. */
+const WRITE_BACK = OF_TABLE | accessOfType(AccessType.WRITE);
 
 /**
  * Translates one address. `access`: bits of `access.ts`. Leaves the result in `walk` and returns a `Walk` status.
@@ -62,10 +44,14 @@ export function walkX86(walk: PageWalk, lo: number, hi: number, access: number):
   let level = walk.rootLevel;
   if (level === 0) return translateUnpaged(walk, lo, hi, access);
 
-  const { log, memory, format, dim, second, fourByte } = walk;
-  const { reserved } = format;
-  let tableFrame = walk.rootFrame;
-  // Bits that are set in every entry so far, and no-execute of any.
+  const { log, memory, format, second, fourByte, row } = walk;
+  const { words } = memory;
+  const reservedLo = format.reserved.lo;
+  const reservedHi = format.reserved.hi;
+  const rowBits = Obs.ELEMENT | (walk.dim << OBS_DIM_SHIFT) | (fourByte ? OBS_FOUR_BYTES : 0);
+  let tableLo = walk.rootLo;
+  let tableHi = walk.rootHi;
+  // Bits that are set in every entry so far, and high halves of all of them together for NX.
   let allLo = -1;
   let anyHi = 0;
   let aboveLeafLo = -1;
@@ -73,57 +59,46 @@ export function walkX86(walk: PageWalk, lo: number, hi: number, access: number):
   let entryHi = 0;
 
   if (level === 3) {
-    const index = lo >>> 30;
-    if (walk.pdptesInMemory) {
-      const status = readMemoryPdpte(walk, index, access);
-      if (status !== Walk.OK) return status;
-      entryLo = walk.leafLo;
-      entryHi = walk.leafHi;
-    } else {
-      entryLo = walk.pdptes[2 * index]!;
-      entryHi = walk.pdptes[2 * index + 1]!;
-      log.push(Obs.PDPTE | (index << OBS_LEVEL_SHIFT), 0, 0, entryLo, entryHi);
-    }
-    if ((entryLo & ENTRY_P) === 0) return pageFault(walk, access, 0, 3, Check.PRESENT);
-    tableFrame = (entryHi & 0xf_ffff) * 0x10_0000 + (entryLo >>> 12);
+    const status = readPdpte(walk, lo >>> 30, access);
+    if (status !== Walk.OK) return status;
+    tableLo = walk.leafLo & ~0xfff;
+    tableHi = walk.leafHi & 0xf_ffff;
     level = 2;
   }
   const topLevel = level;
 
   for (;;) {
-    const offset = fourByte ? (level === 2 ? (lo >>> 20) & 0xffc : (lo >>> 10) & 0xffc) : entryOffset8(level, lo, hi);
-    let frame = tableFrame;
+    const offset = fourByte ? (level === 2 ? lo >>> 20 : lo >>> 10) & 0xffc : entryOffset8(level, lo, hi);
+    let entryAt = (tableLo & ~0xfff) | offset;
+    let entryAtHi = tableHi;
     if (second !== null) {
-      const status = translateTable(walk, second, tableFrame, offset, allLo, access & NO_AD);
+      const status = translateTable(walk, second, entryAt, tableHi, allLo, access & NO_AD);
       if (status !== Walk.OK) return status;
-      frame = second.frame;
+      entryAt = second.lo;
+      entryAtHi = second.hi;
     }
-    const page = memory.page(frame);
-    const word = offset >>> 2;
-    entryLo = page[word]!;
-    entryHi = fourByte ? 0 : page[word + 1]!;
-    walk.entryFrame[level] = frame;
-    walk.entryGpaFrame[level] = tableFrame;
-    walk.entryOffset[level] = offset;
-    walk.entryLo[level] = entryLo;
-    walk.entryHi[level] = entryHi;
-    log.pushAt(elementRow(dim, level, fourByte), frame, offset, entryLo, entryHi);
+    const word = memory.pageIndex(entryAt, entryAtHi) + (offset >>> 2);
+    entryLo = words[word]!;
+    entryHi = fourByte ? 0 : words[word + 1]!;
+    row[level] = log.count;
+    log.push(rowBits | (level << OBS_LEVEL_SHIFT), entryAt, entryAtHi, entryLo, entryHi);
 
     if ((entryLo & ENTRY_P) === 0) return pageFault(walk, access, 0, level, Check.PRESENT);
     const bad = level + ((entryLo >>> 7) & 1) * 6;
-    if (((entryLo & reserved.lo[bad]!) | (entryHi & reserved.hi[bad]!)) !== 0) {
+    if (((entryLo & reservedLo[bad]!) | (entryHi & reservedHi[bad]!)) !== 0) {
       return pageFault(walk, access, PFEC_P | PFEC_RSVD, level, Check.RESERVED);
     }
     aboveLeafLo = allLo;
     allLo &= entryLo;
     anyHi |= entryHi;
     if (level === 1 || ((entryLo & ENTRY_PS) !== 0 && (!fourByte || walk.pse))) break;
-    tableFrame = (entryHi & 0xf_ffff) * 0x10_0000 + (entryLo >>> 12);
+    tableLo = entryLo;
+    tableHi = entryHi & 0xf_ffff;
     level--;
   }
 
   // P, R/W and U/S stand where READ, WRITE and USER do; no-execute is turned round.
-  const rights = (allLo & (ACC_READ | ACC_WRITE | ACC_USER)) | (anyHi >>> 31 === 0 ? ACC_EXEC : 0);
+  const rights = (allLo & (ACC_READ | ACC_WRITE | ACC_USER)) | (anyHi < 0 ? 0 : ACC_EXEC);
   let denied =
     (access & SHADOW_STACK) !== 0
       ? shadowStackDenied(access, aboveLeafLo, entryLo, rights)
@@ -138,50 +113,45 @@ export function walkX86(walk: PageWalk, lo: number, hi: number, access: number):
   walk.rights = rights;
   walk.leafLo = entryLo;
   walk.leafHi = entryHi;
-  let gpaFrame = (entryHi & 0xf_ffff) * 0x10_0000;
-  if (level === 1) {
-    walk.pageShift = 12;
-    gpaFrame += entryLo >>> 12;
-  } else if (fourByte) {
-    // PSE-36: bits 20:13 of the entry are bits 39:32 of the address (SDM vol. 3A table 4-4).
-    walk.pageShift = 22;
-    gpaFrame = ((entryLo >>> 13) & 0xff) * 0x10_0000 + ((entryLo >>> 22) << 10) + ((lo >>> 12) & 0x3ff);
-  } else if (level === 2) {
-    walk.pageShift = 21;
-    gpaFrame += ((entryLo >>> 21) << 9) + ((lo >>> 12) & 0x1ff);
-  } else {
-    walk.pageShift = 30;
-    gpaFrame += ((entryLo >>> 30) << 18) + ((lo >>> 12) & 0x3_ffff);
-  }
-  walk.gpaFrame = gpaFrame;
+  // A 4 MB page takes 22 bits of the address; PSE-36 puts bits 39:32 into bits 20:13 (SDM vol. 3A table 4-4).
+  const large4m = fourByte && level === 2;
+  const shift = large4m ? 22 : 3 + 9 * level;
+  const within = (1 << shift) - 1;
+  walk.pageShift = shift;
+  const gpaLo = (entryLo & ~within) | (lo & within);
+  const gpaHi = large4m ? (entryLo >>> 13) & 0xff : entryHi & 0xf_ffff;
+  walk.gpaLo = gpaLo;
+  walk.gpaHi = gpaHi;
 
-  const needsAd = (allLo & ENTRY_A) === 0 || ((access & WRITE) !== 0 && (entryLo & ENTRY_D) === 0);
-  if (needsAd && !walk.adAfterTranslation && (access & NO_AD) === 0) {
+  const needsAd =
+    ((allLo & ENTRY_A) === 0 || ((access & WRITE) !== 0 && (entryLo & ENTRY_D) === 0)) && (access & NO_AD) === 0;
+  if (needsAd && !walk.adAfterTranslation) {
     const status = writeAccessedDirty(walk, topLevel, level, access, rights);
     if (status !== Walk.OK) return status;
   }
   if (second === null) {
-    walk.frame = gpaFrame;
+    walk.lo = gpaLo;
+    walk.hi = gpaHi;
   } else {
-    const status = translateFinal(walk, second, gpaFrame, lo & 0xfff, access, rights);
+    const status = translateFinal(walk, second, gpaLo, gpaHi, access, rights);
     if (status !== Walk.OK) return status;
   }
-  if (needsAd && walk.adAfterTranslation && (access & NO_AD) === 0) {
-    return writeAccessedDirty(walk, topLevel, level, access, rights);
-  }
+  if (needsAd && walk.adAfterTranslation) return writeAccessedDirty(walk, topLevel, level, access, rights);
   return Walk.OK;
 }
 
 /** CR0.PG = 0: the linear address is the (guest-)physical one, with every right. */
 function translateUnpaged(walk: PageWalk, lo: number, hi: number, access: number): number {
-  const frame = (hi & 0xf_ffff) * 0x10_0000 + (lo >>> 12);
   walk.pageShift = 12;
   walk.rights = ACC_READ | ACC_WRITE | ACC_USER | ACC_EXEC;
   walk.leafLo = 0;
   walk.leafHi = 0;
-  walk.gpaFrame = frame;
-  walk.frame = frame;
-  return walk.second === null ? Walk.OK : translateFinal(walk, walk.second, frame, lo & 0xfff, access, walk.rights);
+  walk.gpaLo = lo;
+  walk.gpaHi = hi & 0xf_ffff;
+  if (walk.second !== null) return translateFinal(walk, walk.second, lo, walk.gpaHi, access, walk.rights);
+  walk.lo = lo;
+  walk.hi = walk.gpaHi;
+  return Walk.OK;
 }
 
 /** Error code bits beyond `base` come from the access itself (SDM vol. 3A 4.7). */
@@ -213,111 +183,98 @@ function keyDenied(walk: PageWalk, access: number, rights: number, leafHi: numbe
   return (keyRights & (walk.format.keyMask >>> offset)) !== 0;
 }
 
-/** PAE under NPT: the PDPTE is read from memory on each walk (APM vol. 2 15.25.10); leaves it in `leafLo/Hi`. */
-function readMemoryPdpte(walk: PageWalk, index: number, access: number): number {
-  const offset = walk.rootOffset + 8 * index;
-  let frame = walk.rootFrame;
-  if (walk.second !== null) {
-    const status = translateTable(walk, walk.second, frame, offset, -1, access & NO_AD);
-    if (status !== Walk.OK) return status;
-    frame = walk.second.frame;
+/**
+ * PAE: takes the PDPTE from its register, or under NPT from memory on each walk (APM vol. 2 15.25.10). Leaves it in
+ * `leafLo` and `leafHi`.
+ */
+function readPdpte(walk: PageWalk, index: number, access: number): number {
+  const { log, second } = walk;
+  if (!walk.pdptesInMemory) {
+    walk.leafLo = walk.pdptes[2 * index]!;
+    walk.leafHi = walk.pdptes[2 * index + 1]!;
+    log.push(Obs.PDPTE | (index << OBS_LEVEL_SHIFT), 0, 0, walk.leafLo, walk.leafHi);
+    return (walk.leafLo & ENTRY_P) === 0 ? pageFault(walk, access, 0, 3, Check.PRESENT) : Walk.OK;
   }
-  const page = walk.memory.page(frame);
-  const lo = page[offset >>> 2]!;
-  const hi = page[(offset >>> 2) + 1]!;
-  walk.entryFrame[3] = frame;
-  walk.entryOffset[3] = offset;
-  walk.log.pushAt(elementRow(walk.dim, 3, false), frame, offset, lo, hi);
+  let at = (walk.rootLo & ~0x1f) | (8 * index);
+  let atHi = walk.rootHi;
+  if (second !== null) {
+    const status = translateTable(walk, second, at, atHi, -1, access & NO_AD);
+    if (status !== Walk.OK) return status;
+    at = second.lo;
+    atHi = second.hi;
+  }
+  const { memory } = walk;
+  const word = memory.pageIndex(at, atHi) + ((at & 0xff8) >>> 2);
+  walk.leafLo = memory.words[word]!;
+  walk.leafHi = memory.words[word + 1]!;
+  walk.row[3] = log.count;
+  log.push(Obs.ELEMENT | (walk.dim << OBS_DIM_SHIFT) | (3 << OBS_LEVEL_SHIFT), at, atHi, walk.leafLo, walk.leafHi);
+  if ((walk.leafLo & ENTRY_P) === 0) return pageFault(walk, access, 0, 3, Check.PRESENT);
   const { reserved } = walk.format;
-  if ((lo & ENTRY_P) !== 0 && ((lo & reserved.lo[3]!) | (hi & reserved.hi[3]!)) !== 0) {
+  if (((walk.leafLo & reserved.lo[3]!) | (walk.leafHi & reserved.hi[3]!)) !== 0) {
     return pageFault(walk, access, PFEC_P | PFEC_RSVD, 3, Check.RESERVED);
   }
-  walk.leafLo = lo;
-  walk.leafHi = hi;
   return Walk.OK;
 }
 
 /** The guest's rights combined so far, as the second stage wants to know them (`GUEST_*`). */
-function guestRights(allLo: number, anyHi: number): number {
-  return ((allLo & ACC_USER) << 10) | ((allLo & ACC_WRITE) << 12) | ((anyHi >>> 31) << 14);
+function guestRights(allLo: number, noExecute: number): number {
+  return ((allLo & ACC_USER) << 15) | ((allLo & ACC_WRITE) << 17) | (noExecute << 19);
+}
+
+/** The same from `ACC_*` rights. */
+function guestRightsOf(rights: number): number {
+  return guestRights(rights, (rights & ACC_EXEC) === 0 ? 1 : 0);
 }
 
 /**
- * Sends a table's address through the second stage. A processor asks NPT for a write (APM vol. 2 15.25.5) and EPT for
- * a read, which EPT itself takes as a write when its A/D bits are on (SDM vol. 3C 29.3.3.2).
+ * Sends a table entry's address through the second stage. A processor asks NPT for a write (APM vol. 2 15.25.5) and
+ * EPT for a read, which EPT itself takes as a write when its A/D bits are on (SDM vol. 3C 29.3.5).
  */
-function translateTable(
-  walk: PageWalk,
-  second: PageWalk,
-  frame: number,
-  offset: number,
-  allLo: number,
-  noAd: number,
-): number {
-  if (second.ept) return eptStage(walk, second, frame, offset, OF_TABLE | noAd | guestRights(allLo, 0));
-  return nptStage(walk, second, frame, offset, OF_TABLE | WRITE | USER | RMW | noAd);
+function translateTable(walk: PageWalk, second: PageWalk, lo: number, hi: number, allLo: number, noAd: number): number {
+  if (second.ept) {
+    return walkEpt(second, lo, hi, OF_TABLE | noAd | guestRights(allLo, 0)) === Walk.OK ? Walk.OK : Walk.SECOND_STAGE;
+  }
+  return nptStage(walk, second, lo, hi, NPT_TABLE_ACCESS | noAd);
 }
 
 function translateFinal(
   walk: PageWalk,
   second: PageWalk,
-  frame: number,
-  offset: number,
+  lo: number,
+  hi: number,
   access: number,
   rights: number,
 ): number {
-  const kept = access & (WRITE | FETCH | RMW | NO_AD);
+  const kept = access & (WRITE | FETCH | TYPE_BITS | NO_AD);
   if (second.ept) {
-    return eptStage(walk, second, frame, offset, kept | guestRightsOf(rights));
+    if (walkEpt(second, lo, hi, kept | guestRightsOf(rights)) !== Walk.OK) return Walk.SECOND_STAGE;
+  } else {
+    const status = nptStage(walk, second, lo, hi, kept | (second.gmet ? access & USER : USER));
+    if (status !== Walk.OK) return status;
   }
-  return nptStage(walk, second, frame, offset, kept | (second.gmet ? access & USER : USER));
-}
-
-/** The same from `ACC_*` rights. */
-function guestRightsOf(rights: number): number {
-  return guestRights(rights, (rights & ACC_EXEC) === 0 ? 0x8000_0000 : 0);
-}
-
-function eptStage(walk: PageWalk, second: PageWalk, frame: number, offset: number, access: number): number {
-  const status = walkEpt(second, frame, offset, access);
-  if (status !== Walk.OK) return Walk.SECOND_STAGE;
-  walk.frame = second.frame;
+  walk.lo = second.lo;
+  walk.hi = second.hi;
   return Walk.OK;
 }
 
-function nptStage(walk: PageWalk, second: PageWalk, frame: number, offset: number, access: number): number {
-  const type =
-    (access & RMW) !== 0
-      ? AccessType.RMW
-      : (access & WRITE) !== 0
-        ? AccessType.WRITE
-        : (access & FETCH) !== 0
-          ? AccessType.FETCH
-          : AccessType.READ;
-  second.log.pushAt(
-    Obs.NESTED_WALK |
-      (Dim.NPT << OBS_DIM_SHIFT) |
-      (type << OBS_NESTED_ACCESS_SHIFT) |
-      ((access & OF_TABLE) !== 0 ? OBS_NESTED_OF_TABLE : 0),
-    frame,
-    offset,
-    0,
-    0,
-  );
-  const status = walkX86(second, ((frame << 12) | offset) >>> 0, (frame / 0x10_0000) >>> 0, access);
-  if (status !== Walk.OK) {
-    second.faultFrame = frame;
-    second.faultOffset = offset;
-    second.faultAccess = access;
-    return Walk.SECOND_STAGE;
-  }
-  walk.frame = second.frame;
-  return Walk.OK;
+function nptStage(walk: PageWalk, second: PageWalk, lo: number, hi: number, access: number): number {
+  walk.log.push(Obs.NESTED_WALK | (Dim.NPT << OBS_DIM_SHIFT) | (access & (TYPE_BITS | OF_TABLE)), lo, hi, 0, 0);
+  if (walkX86(second, lo, hi, access) === Walk.OK) return Walk.OK;
+  second.faultLo = lo;
+  second.faultHi = hi;
+  second.faultAccess = access;
+  return Walk.SECOND_STAGE;
+}
+
+/** What a walk must find set in the entry of `level`: A, and D in the leaf of a write. */
+function adBits(level: number, leafLevel: number, access: number): number {
+  return ENTRY_A | (level === leafLevel && (access & WRITE) !== 0 ? ENTRY_D : 0);
 }
 
 /**
- * Sets A in every entry and D in the leaf of a write, top down, each entry that changes once. Under EPT without A/D
- * bits the tables were read only, so each changed entry must first be translated for writing.
+ * Sets A in every entry and D in the leaf of a write, top down, onto the entries as read. Under EPT without A/D bits
+ * the tables were only read, so each entry that changes must first be translated for writing.
  */
 function writeAccessedDirty(
   walk: PageWalk,
@@ -326,19 +283,21 @@ function writeAccessedDirty(
   access: number,
   rights: number,
 ): number {
-  const { second, fourByte } = walk;
+  const { log, memory, second, row } = walk;
   if (second?.ept && !second.ad) {
     const status = checkWriteBack(walk, second, topLevel, leafLevel, access, rights);
     if (status !== Walk.OK) return status;
   }
+  const rowBits = Obs.ENTRY_WRITE | (walk.dim << OBS_DIM_SHIFT) | (walk.fourByte ? OBS_FOUR_BYTES : 0);
   for (let level = topLevel; level >= leafLevel; level--) {
-    const frame = walk.entryFrame[level]!;
-    const offset = walk.entryOffset[level]!;
-    const old = walk.entryLo[level]!;
+    const at = row[level]! * ROW;
+    const old = log.rows[at + ROW_VALUE_LO]!;
     const set = adBits(level, leafLevel, access);
     if ((old & set) === set) continue;
-    walk.memory.setEntryBits(frame, offset >>> 2, old | set);
-    walk.log.pushAt(entryWriteRow(walk.dim, level, fourByte), frame, offset, (old | set) >>> 0, walk.entryHi[level]!);
+    const addressLo = log.rows[at + ROW_ADDRESS_LO]!;
+    const addressHi = log.rows[at + ROW_ADDRESS_HI]!;
+    memory.setEntryBits(addressLo, addressHi, old | set);
+    log.push(rowBits | (level << OBS_LEVEL_SHIFT), addressLo, addressHi, old | set, log.rows[at + ROW_VALUE_HI]!);
   }
   return Walk.OK;
 }
@@ -352,18 +311,16 @@ function checkWriteBack(
   access: number,
   rights: number,
 ): number {
+  const { log, row } = walk;
   for (let level = topLevel; level >= leafLevel; level--) {
-    const offset = walk.entryOffset[level]!;
     const set = adBits(level, leafLevel, access);
-    if ((walk.entryLo[level]! & set) === set) continue;
-    const gpaFrame = walk.entryGpaFrame[level]!;
-    const status = eptStage(walk, second, gpaFrame, offset, OF_TABLE | WRITE | guestRightsOf(rights));
-    if (status !== Walk.OK) return status;
+    if ((log.rows[row[level]! * ROW + ROW_VALUE_LO]! & set) === set) continue;
+    // The entry's guest-physical address stands in the row that began its translation.
+    let start = row[level]! - 1;
+    while ((log.op(start) & OBS_KIND_MASK) !== Obs.NESTED_WALK) start--;
+    const lo = log.rows[start * ROW + ROW_ADDRESS_LO]!;
+    const hi = log.rows[start * ROW + ROW_ADDRESS_HI]!;
+    if (walkEpt(second, lo, hi, WRITE_BACK | guestRightsOf(rights)) !== Walk.OK) return Walk.SECOND_STAGE;
   }
   return Walk.OK;
-}
-
-/** What a walk must find set in the entry of `level`: A, and D in the leaf of a write. */
-function adBits(level: number, leafLevel: number, access: number): number {
-  return ENTRY_A | (level === leafLevel && (access & WRITE) !== 0 ? ENTRY_D : 0);
 }

@@ -17,9 +17,13 @@ import {
 } from '../formats/observation.ts';
 import { ACCESS_EXPECTS_ADDRESS, STEP_KIND_MASK, STORE_KNOWLEDGE, StepKind } from '../formats/step.ts';
 import type { BareMachine } from '../machine/bare.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { Counters } from './counters.ts';
+
+/** Whether step `index` of a run takes part in the comparison. */
+export type StepFilter = (columns: StepColumns, index: number) => boolean;
 
 export interface MismatchHandler {
   /** Called for a step that did not match, before the next one is applied. Returns false to stop replaying. */
@@ -34,13 +38,19 @@ export class ReplayEngine {
   readonly counters = new Counters();
   readonly stepsByKind = new Float64Array(32);
   readonly notModelled = new Map<string, number>();
-  /** Steps that had something to compare and steps that had nothing, though their kind could have. */
+  /** Accesses of which nothing was recorded. */
   unobserved = 0;
+  /** Steps with observations that were not compared: outside `from` and `to`, or filtered out. */
+  outside = 0;
+  filtered = 0;
+  /** Matches that a TLB entry made which memory would not make any more. */
+  staleHits = 0;
   /** Ordinal of the next step. */
   ordinal = 0;
   /** Compare only steps with `from` <= ordinal < `to`; the others are applied all the same. */
   from = 0;
   to = Number.POSITIVE_INFINITY;
+  filter: StepFilter | null = null;
   /** The machine's rows that take part: what the recorder could see. */
   private readonly visible: number;
   /** Entries whose value was stated as knowledge and not yet read: the first comparison learns, it does not predict. */
@@ -69,22 +79,39 @@ export class ReplayEngine {
       const kind = word & STEP_KIND_MASK;
       stepsByKind[kind]!++;
       const at = i << 1;
-      const addressLo = address[at]!;
-      const addressHi = address[at + 1]!;
-      const operandLo = operand[at]!;
-      machine.apply(this.ordinal, word, addressLo, addressHi, operandLo, operand[at + 1]!, stimuli);
+      const addressLo = address[at]! | 0;
+      const addressHi = address[at + 1]! | 0;
+      const operandLo = operand[at]! | 0;
+      const operandHi = operand[at + 1]! | 0;
+      machine.apply(this.ordinal, word, addressLo, addressHi, operandLo, operandHi, stimuli);
       const end = observationEnd[i]!;
       if (kind === StepKind.STORE) {
-        if ((word & STORE_KNOWLEDGE) !== 0) this.learned.add(addressHi * 0x4000_0000 + (addressLo >>> 2));
-      } else if (this.ordinal >= this.from && this.ordinal < this.to) {
+        if ((word & STORE_KNOWLEDGE) !== 0) this.learned.add((addressHi >>> 0) * 0x4000_0000 + (addressLo >>> 2));
+      } else if (this.takesPart(columns, i, end > begin)) {
         const equal =
           (word & ACCESS_EXPECTS_ADDRESS) !== 0 && kind === StepKind.ACCESS
-            ? this.compareAddress(operandLo, operand[at + 1]!)
+            ? this.compareAddress(operandLo, operandHi)
             : this.compareRows(columns, kind, begin, end);
-        if (!equal && !this.handler.mismatch(this, columns, i)) return false;
+        if (!equal) {
+          if (!this.handler.mismatch(this, columns, i)) return false;
+        } else if (machine.staleHit) {
+          this.staleHits++;
+        }
       }
       begin = end;
       this.ordinal++;
+    }
+    return true;
+  }
+
+  private takesPart(columns: StepColumns, index: number, observed: boolean): boolean {
+    if (this.ordinal < this.from || this.ordinal >= this.to) {
+      if (observed) this.outside++;
+      return false;
+    }
+    if (this.filter !== null && !this.filter(columns, index)) {
+      if (observed) this.filtered++;
+      return false;
     }
     return true;
   }
@@ -94,9 +121,11 @@ export class ReplayEngine {
     const { log } = this.machine;
     const last = log.count - 1;
     if (last < 0) return false;
-    const kind = log.op[last]! & OBS_KIND_MASK;
-    if (kind === Obs.NOT_MODELLED) return this.countNotModelled(log.op[last]!);
-    if (kind !== Obs.TRANSLATED || log.address[2 * last] !== lo || log.address[2 * last + 1] !== hi) return false;
+    const at = last * ROW;
+    const kind = log.rows[at]! & OBS_KIND_MASK;
+    if (kind === Obs.NOT_MODELLED) return this.countNotModelled(log.rows[at]!);
+    if (kind !== Obs.TRANSLATED) return false;
+    if (log.rows[at + ROW_ADDRESS_LO] !== lo || log.rows[at + ROW_ADDRESS_HI] !== hi) return false;
     this.counters.addressOnly++;
     return true;
   }
@@ -104,54 +133,58 @@ export class ReplayEngine {
   private compareRows(columns: StepColumns, stepKind: number, begin: number, end: number): boolean {
     const { log } = this.machine;
     const { observationOp, observationAddress, observationValue } = columns;
-    const { op, address, value, count } = log;
+    const { count } = log;
+    const seenRows = log.rows;
     const { rows } = this.counters;
     if (begin === end) {
       if (count > 0 && stepKind === StepKind.ACCESS) {
-        if ((op[count - 1]! & OBS_KIND_MASK) === Obs.NOT_MODELLED) return this.countNotModelled(op[count - 1]!);
+        const last = log.op(count - 1);
+        if ((last & OBS_KIND_MASK) === Obs.NOT_MODELLED) return this.countNotModelled(last);
         this.unobserved++;
       }
       return true;
     }
     let k = 0;
     for (let j = begin; j < end; j++) {
-      const expected = observationOp[j]!;
+      const expected = observationOp[j]! | 0;
       const kind = expected & OBS_KIND_MASK;
       if (((QUESTIONS >>> kind) & 1) !== 0) {
         if (!this.answers(expected, columns, j)) return false;
         rows[kind]!++;
         continue;
       }
-      while (k < count && !this.isVisible(op[k]!)) k++;
+      while (k < count && !this.isVisible(log.op(k))) k++;
       if (k === count) return false;
-      const seen = op[k]!;
+      const b = k * ROW;
+      const seen = seenRows[b]!;
       if (seen !== expected) {
         if ((seen & OBS_KIND_MASK) === Obs.NOT_MODELLED) return this.countNotModelled(seen);
         if (kind !== Obs.COMPLETED || (seen & OBS_KIND_MASK) !== Obs.TRANSLATED) return false;
       } else {
         const a = j << 1;
-        const b = k << 1;
+        const addressLo = seenRows[b + ROW_ADDRESS_LO]!;
+        const addressHi = seenRows[b + ROW_ADDRESS_HI]!;
         if (
-          observationAddress[a] !== address[b] ||
-          observationAddress[a + 1] !== address[b + 1] ||
-          observationValue[a] !== value[b] ||
-          observationValue[a + 1] !== value[b + 1]
+          (observationAddress[a]! | 0) !== addressLo ||
+          (observationAddress[a + 1]! | 0) !== addressHi ||
+          (observationValue[a]! | 0) !== seenRows[b + ROW_VALUE_LO] ||
+          (observationValue[a + 1]! | 0) !== seenRows[b + ROW_VALUE_HI]
         ) {
           return false;
         }
-        if (kind === Obs.ELEMENT && this.learned.size > 0 && this.takeLearned(address[b]!, address[b + 1]!)) {
+        if (kind === Obs.ELEMENT && this.learned.size > 0 && this.takeLearned(addressLo, addressHi)) {
           this.counters.learned[kind]!++;
         }
       }
       rows[kind]!++;
       k++;
     }
-    while (k < count && !this.isVisible(op[k]!)) k++;
+    while (k < count && !this.isVisible(log.op(k))) k++;
     return k === count;
   }
 
   private takeLearned(lo: number, hi: number): boolean {
-    return this.learned.delete(hi * 0x4000_0000 + (lo >>> 2));
+    return this.learned.delete((hi >>> 0) * 0x4000_0000 + (lo >>> 2));
   }
 
   private countNotModelled(op: number): true {

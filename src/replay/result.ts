@@ -35,6 +35,8 @@ export interface Divergence {
   readonly operandHi: number;
   readonly recorded: readonly Row[];
   readonly replayed: readonly Row[];
+  /** Everything that the machine did in the step, also what the recorder could not see. */
+  readonly walk: readonly Row[];
   /** Index of the first row that differs, in both lists. */
   readonly firstDifference: number;
   readonly judgement: Judgement;
@@ -61,10 +63,10 @@ export interface Receipt {
   readonly policy: string;
   readonly machine: string;
   /** Lower-case hex SHA-256 from the index chunk, or undefined for a trace cut short. */
-  digest: string | undefined;
+  readonly digest: string | undefined;
   /** The trace has its index chunk: nothing is missing at its end. */
-  complete: boolean;
-  steps: number;
+  readonly complete: boolean;
+  readonly steps: number;
   readonly stepsByKind: Readonly<Record<string, number>>;
   readonly counts: readonly KindCount[];
   readonly observationsPredicted: number;

@@ -24,7 +24,7 @@ export interface StepColumns {
   readonly observationOp: Uint32Array;
   readonly observationAddress: Uint32Array;
   readonly observationValue: Uint32Array;
-  /** Rare stimuli; RARE steps refer to them by index. */
+  /** Rare stimuli; the n-th RARE step refers to the n-th of them, by index. */
   readonly stimuli: readonly Stimulus[];
   /** Position in the header's sources. */
   readonly source: number;
@@ -33,6 +33,31 @@ export interface StepColumns {
   /** Timestamp of each step in nanoseconds, or `undefined`. */
   timeOf(step: number): bigint | undefined;
 }
+
+/** A copy that lasts, of columns that are views of a reader's buffer and would be overwritten. */
+export function keptColumns(columns: StepColumns): StepColumns {
+  const { stepCount } = columns;
+  const lines = Array.from({ length: stepCount }, (_, step) => columns.lineOf(step));
+  const times = Array.from({ length: stepCount }, (_, step) => columns.timeOf(step));
+  return {
+    ...columns,
+    registers: columns.registers.slice(),
+    op: columns.op.slice(),
+    address: columns.address.slice(),
+    operand: columns.operand.slice(),
+    observationEnd: columns.observationEnd.slice(),
+    observationOp: columns.observationOp.slice(),
+    observationAddress: columns.observationAddress.slice(),
+    observationValue: columns.observationValue.slice(),
+    lineOf: (step) => lines[step],
+    timeOf: (step) => times[step],
+  };
+}
+
+/** Sizes that make a good chunk: large enough to read fast, small enough to seek and to hold many in memory. */
+const STEPS_PER_CHUNK = 0x1_0000;
+const OBSERVATIONS_PER_CHUNK = 0x8_0000;
+const STIMULI_PER_CHUNK = 0x1000;
 
 /** Doubles a full typed array. */
 function grown(array: Uint32Array<ArrayBuffer>): Uint32Array<ArrayBuffer> {
@@ -60,6 +85,15 @@ export class StepBuilder {
   private rowValue = new Uint32Array(8192);
   private stimuli: Stimulus[] = [];
   private times: bigint[] = [];
+
+  /** Time to `take` the steps for a chunk: there are enough of them, or of what goes with them. */
+  get isFull(): boolean {
+    return (
+      this.stepCount >= STEPS_PER_CHUNK ||
+      this.observationCount >= OBSERVATIONS_PER_CHUNK ||
+      this.stimuli.length >= STIMULI_PER_CHUNK
+    );
+  }
 
   /** Appends a step. `line`: line or record number in the source, 0 = unknown. */
   step(op: number, addressLo: number, addressHi: number, operandLo: number, operandHi: number, line = 0): void {

@@ -1,0 +1,15 @@
+/**
+ * Every command, in the order of `rewalk --help`. A command's file holds its options and little else: what it needs to
+ * work is imported when it runs, so that `rewalk --help` is quick.
+ */
+
+import { check } from './check.ts';
+import type { Command } from './command.ts';
+import { convert } from './convert.ts';
+import { decode } from './decode.ts';
+import { importCommand } from './import.ts';
+import { recover } from './recover.ts';
+import { stats } from './stats.ts';
+import { view } from './view.ts';
+
+export const COMMANDS: readonly Command[] = [view, stats, decode, check, recover, importCommand, convert];

@@ -1,0 +1,68 @@
+/**
+ * The guest's own view out of a recording of a guest under KVM: the log that the guest wrote through its VMM, and the
+ * dumps. The README beside this file lists every mark and what becomes of it.
+ *
+ * KVM's trace of the same run is not read here: what the guest saw must come out of the guest's own words.
+ */
+
+import { basename } from 'node:path';
+import { Obs, obsBit } from '../../formats/observation.ts';
+import type { StepColumns } from '../../trace/columns.ts';
+import { FORMAT_VERSION, type TraceHeader } from '../../trace/header.ts';
+import type { StepSink } from '../sink.ts';
+import { Conversion } from './conversion.ts';
+import { hypervisorOf } from './hypervisor.ts';
+import { knownFaults } from './known-faults.ts';
+import { processorOf } from './processor.ts';
+import { type GuestRecording, readRecording } from './recording.ts';
+
+export interface KvmGuestOptions {
+  /** Which guest of a folder that holds several: `vm1`, `vm2`. */
+  readonly vm?: string;
+}
+
+/** What the marks let us see of an access. */
+const OBSERVABLE =
+  obsBit(Obs.TRANSLATED) |
+  obsBit(Obs.COMPLETED) |
+  obsBit(Obs.EXCEPTION) |
+  obsBit(Obs.EPT_VIOLATION) |
+  obsBit(Obs.EPT_MISCONFIG) |
+  obsBit(Obs.NPF) |
+  obsBit(Obs.ENTRY_AFTER);
+
+/** Reads the recording in `folder` and hands header and steps to `sink`. Unknown input is a `Problem` with its line. */
+export async function importKvmGuest(folder: string, sink: StepSink, options: KvmGuestOptions = {}): Promise<void> {
+  const recording = await readRecording(folder, options.vm);
+  const runs: StepColumns[] = [];
+  const kept: StepSink = { header: () => undefined, steps: (columns) => runs.push(columns) };
+  const header = headerOf(recording, [basename(folder), options.vm].filter((part) => part !== undefined).join(', '));
+  // QEMU with one processor makes a locked instruction as a load and a store; with several, as one access.
+  const splitsRmw = header.processor.vendor === 'amd' && !recording.together;
+  const conversion = new Conversion(recording, kept, { splitsRmw });
+  conversion.run();
+  const omissions = [...conversion.omissions].map(([what, count]) => ({ what, count }));
+  sink.header({ ...header, omissions });
+  for (const columns of runs) sink.steps(columns);
+}
+
+function headerOf(recording: GuestRecording, scenario: string): TraceHeader {
+  const processor = processorOf(recording.marks);
+  const hypervisor = hypervisorOf(recording.kvmParameters, recording.commandLine);
+  const nested = recording.marks.some((mark) => mark.kind === 'l1Vmcb' || mark.kind === 'l1Vmcs');
+  return {
+    formatVersion: FORMAT_VERSION,
+    featureFlags: 0,
+    recorder: 'kvm-guest marks',
+    writer: '',
+    title: `${scenario}: what the guest saw`,
+    processor,
+    adPolicy: 'after-permissions',
+    observable: OBSERVABLE >>> 0,
+    independent: false,
+    sources: recording.sources,
+    knownFaults: knownFaults({ processor, tdp: hypervisor.tdp, several: recording.together, nested }),
+    hypervisor,
+    omissions: [],
+  };
+}

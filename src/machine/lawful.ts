@@ -1,0 +1,169 @@
+/**
+ * Which outcomes the architecture allows when the tables changed and not everything was invalidated: for each entry of
+ * the walk any value that it had since its last invalidation, mixed across levels (design §4, TLB truth).
+ *
+ * The walk itself is the one and only: memory is dressed with the earlier values and walked again, without A/D.
+ */
+
+import {
+  Dim,
+  OBS_DIM_MASK,
+  OBS_DIM_SHIFT,
+  OBS_FOUR_BYTES,
+  OBS_KIND_MASK,
+  OBS_LEVEL_MASK,
+  OBS_LEVEL_SHIFT,
+  Obs,
+} from '../formats/observation.ts';
+import { Check } from '../paging/page-walk.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO } from '../paging/row-log.ts';
+import type { BareMachine } from './bare.ts';
+import type { CachedEntry, Version } from './history.ts';
+
+/** Walks that one judgement may take. */
+const MAXIMUM_WALKS = 4096;
+
+export type Lawful =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'allowed'; readonly level: number; readonly replacedAt: number }
+  | { readonly kind: 'invalidated'; readonly invalidatedAt: number; readonly level: number }
+  | { readonly kind: 'undetermined'; readonly why: string };
+
+interface Alternative {
+  /** Physical address of the 8-byte word. */
+  readonly addressLo: number;
+  readonly addressHi: number;
+  readonly level: number;
+  readonly version: Version;
+  readonly invalidatedAt: number | undefined;
+}
+
+/** An entry of the walk just made, taken from its observation row. */
+interface Read {
+  /** Physical address of the 8-byte word. */
+  readonly addressLo: number;
+  readonly addressHi: number;
+  readonly level: number;
+  readonly secondStage: boolean;
+  readonly fourBytes: boolean;
+}
+
+export class LawfulOutcomes {
+  private readonly machine: BareMachine;
+  private walks = 0;
+
+  constructor(machine: BareMachine) {
+    this.machine = machine;
+  }
+
+  /**
+   * Looks for a lawful mixture of earlier values under which `wanted` holds of the machine's log. Leaves the machine
+   * as it was but for its log.
+   */
+  judge(op: number, lo: number, hi: number, wanted: () => boolean): Lawful {
+    this.walks = 0;
+    let invalidated: Lawful | undefined;
+    const search = (chosen: readonly Alternative[], from: number): Lawful | undefined => {
+      if (++this.walks > MAXIMUM_WALKS) return { kind: 'undetermined', why: 'too many mixtures of earlier values' };
+      const { reads, lawful } = this.walkWith(chosen, op, lo, hi);
+      if (lawful && chosen.length > 0 && wanted()) {
+        const late = chosen.find((each) => each.invalidatedAt !== undefined);
+        if (late === undefined) {
+          const last = chosen[chosen.length - 1]!;
+          return { kind: 'allowed', level: last.level, replacedAt: last.version.replacedAt };
+        }
+        invalidated ??= { kind: 'invalidated', invalidatedAt: late.invalidatedAt!, level: late.level };
+      }
+      for (let i = from; i < reads.length; i++) {
+        for (const alternative of this.alternatives(reads[i]!, lo, hi)) {
+          if (chosen.some((each) => sameWord(each, alternative))) continue;
+          const found = search([...chosen, alternative], i + 1);
+          if (found !== undefined) return found;
+        }
+      }
+      return undefined;
+    };
+    const found = search([], 0) ?? invalidated;
+    if (found !== undefined) return found;
+    if (this.machine.history.incomplete) {
+      return { kind: 'undetermined', why: 'the history of entries and invalidations was too long to be kept' };
+    }
+    return { kind: 'none' };
+  }
+
+  /** Walks with the chosen values in place. Not lawful: it ended at a chosen entry that could never be cached. */
+  private walkWith(
+    chosen: readonly Alternative[],
+    op: number,
+    lo: number,
+    hi: number,
+  ): { reads: Read[]; lawful: boolean } {
+    const { machine } = this;
+    const { memory } = machine;
+    const kept = chosen.map((each) =>
+      memory.exchange(each.addressLo, each.addressHi, each.version.lo, each.version.hi),
+    );
+    machine.probe(op, lo, hi);
+    for (let i = chosen.length - 1; i >= 0; i--) {
+      memory.exchange(chosen[i]!.addressLo, chosen[i]!.addressHi, kept[i]!.lo, kept[i]!.hi);
+    }
+    const reads = this.readsOfLog();
+    const failed = machine.failedWalk();
+    let lawful = true;
+    if (failed !== null && failed.faultCheck !== Check.PERMISSION) {
+      const last = reads[reads.length - 1];
+      lawful = last === undefined || !chosen.some((each) => sameWord(each, last));
+    }
+    return { reads, lawful };
+  }
+
+  private readsOfLog(): Read[] {
+    const { log } = this.machine;
+    const reads: Read[] = [];
+    for (let i = 0; i < log.count; i++) {
+      const op = log.op(i);
+      if ((op & OBS_KIND_MASK) !== Obs.ELEMENT) continue;
+      reads.push({
+        addressLo: log.rows[i * ROW + ROW_ADDRESS_LO]! & ~7,
+        addressHi: log.rows[i * ROW + ROW_ADDRESS_HI]!,
+        level: (op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK,
+        secondStage: ((op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) !== Dim.GUEST,
+        fourBytes: (op & OBS_FOUR_BYTES) !== 0,
+      });
+    }
+    return reads;
+  }
+
+  private alternatives(read: Read, lo: number, hi: number): Alternative[] {
+    const { contexts, history } = this.machine;
+    return history.earlier(read.addressLo, read.addressHi).map((version) => {
+      const large = (version.lo & (1 << 7)) !== 0 && read.level > 1;
+      const leaf = read.level === 1 || large;
+      const entry: CachedEntry = {
+        secondStage: read.secondStage,
+        leaf,
+        global: leaf && (version.lo & (1 << 8)) !== 0,
+        asid: contexts.asid,
+        pcid: contexts.pcid,
+        ep4ta: contexts.ep4ta,
+        lo,
+        hi,
+        pageShift: read.level === 1 ? 12 : read.fourBytes ? 22 : read.level === 2 ? 21 : 30,
+      };
+      return {
+        addressLo: read.addressLo,
+        addressHi: read.addressHi,
+        level: read.level,
+        version,
+        invalidatedAt: history.invalidatedAt(version, entry),
+      };
+    });
+  }
+}
+
+function sameWord(
+  a: { readonly addressLo: number; readonly addressHi: number },
+  b: { readonly addressLo: number; readonly addressHi: number },
+): boolean {
+  return a.addressLo === b.addressLo && a.addressHi === b.addressHi;
+}

@@ -1,0 +1,159 @@
+/** The cause of a divergence in one sentence, and the key under which divergences of the like are grouped. */
+
+import { hex64 } from '../bits/word64.ts';
+import {
+  OBS_KIND_MASK,
+  OBS_NAMES,
+  OBS_REGISTER_MASK,
+  OBS_REGISTER_SHIFT,
+  OBS_VECTOR_MASK,
+  OBS_VECTOR_SHIFT,
+  Obs,
+} from '../formats/observation.ts';
+import { REGISTER_NAMES } from '../formats/registers.ts';
+import {
+  ACCESS_SOFTWARE,
+  ACCESS_TYPE_MASK,
+  ACCESS_TYPE_SHIFT,
+  ACCESS_USER,
+  STEP_KIND_MASK,
+  StepKind,
+} from '../formats/step.ts';
+import type { Row } from './result.ts';
+import { entryPlace, outcomeReason, rowKind } from './walk-fault.ts';
+
+const TYPES = ['read', 'write', 'fetch', 'rmw'];
+
+function hex(lo: number, hi: number): string {
+  return `0x${hex64(lo, hi)}`;
+}
+
+/** Bits in which two words differ, as `bit 5` or `bits 5, 12`. */
+function differingBits(a: Row, b: Row): string {
+  const bits: number[] = [];
+  for (let bit = 0; bit < 64; bit++) {
+    const x = bit < 32 ? a.valueLo >>> bit : a.valueHi >>> (bit - 32);
+    const y = bit < 32 ? b.valueLo >>> bit : b.valueHi >>> (bit - 32);
+    if (((x ^ y) & 1) !== 0) bits.push(bit);
+  }
+  const shown = bits.length > 8 ? `${bits.slice(0, 8).join(', ')} …` : bits.join(', ');
+  return bits.length === 1 ? `bit ${shown}` : `bits ${shown}`;
+}
+
+function name(row: Row | undefined): string {
+  if (row === undefined) return 'nothing';
+  switch (rowKind(row)) {
+    case Obs.EXCEPTION: {
+      const vector = (row.op >>> OBS_VECTOR_SHIFT) & OBS_VECTOR_MASK;
+      return vector === 14 ? `#PF ${hex(row.valueLo, row.valueHi)}` : `exception ${vector}`;
+    }
+    case Obs.EPT_VIOLATION:
+      return `EPT violation ${hex(row.valueLo, row.valueHi)}`;
+    case Obs.NPF:
+      return `NPF ${hex(row.valueLo, row.valueHi)}`;
+    case Obs.REGISTER:
+      return `register ${REGISTER_NAMES[(row.op >>> OBS_REGISTER_SHIFT) & OBS_REGISTER_MASK] ?? '?'}`;
+    default:
+      return OBS_NAMES[row.op & OBS_KIND_MASK]!;
+  }
+}
+
+/** Stable text that is equal for divergences of the same shape: no addresses, no ordinals. */
+export function groupOf(stepOp: number, recorded: Row | undefined, replayed: Row | undefined): string {
+  const kind = stepOp & STEP_KIND_MASK;
+  const access =
+    kind === StepKind.ACCESS
+      ? `${(stepOp & ACCESS_SOFTWARE) !== 0 ? 'software ' : ''}${(stepOp & ACCESS_USER) !== 0 ? 'user' : 'supervisor'} ` +
+        `${TYPES[(stepOp >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK]}`
+      : (Object.entries(StepKind).find(([, value]) => value === kind)?.[0] ?? '').toLowerCase();
+  const detail =
+    recorded !== undefined && replayed !== undefined && name(recorded) === name(replayed)
+      ? ` (${recorded.op !== replayed.op ? 'attributes' : sameAddress(recorded, replayed) ? differingBits(recorded, replayed) : 'address'})`
+      : '';
+  return `${access}: recorded ${name(recorded)}, replayed ${name(replayed)}${detail}`;
+}
+
+function sameAddress(a: Row, b: Row): boolean {
+  return a.addressLo === b.addressLo && a.addressHi === b.addressHi;
+}
+
+function isOutcome(row: Row): boolean {
+  const kind = rowKind(row);
+  return kind >= Obs.TRANSLATED && kind <= Obs.NPF;
+}
+
+/** Which check, which level, which bit. `at`: index of the first differing row. */
+export function causeOf(
+  stepOp: number,
+  recorded: readonly Row[],
+  replayed: readonly Row[],
+  at: number,
+  registers: Uint32Array,
+): string {
+  const r = recorded[at];
+  const m = replayed[at];
+  if (r === undefined) {
+    return m === undefined ? 'nothing differs' : `the replay goes on with ${describe(m)} where the recording ends`;
+  }
+  if (rowKind(r) === Obs.REGISTER) {
+    const register = REGISTER_NAMES[(r.op >>> OBS_REGISTER_SHIFT) & OBS_REGISTER_MASK] ?? '?';
+    const held = m === undefined ? 'something else' : hex(m.valueLo, m.valueHi);
+    return `after the step ${register} holds ${held}, recorded was ${hex(r.valueLo, r.valueHi)}`;
+  }
+  if (m === undefined) return `the recording goes on with ${describe(r)} where the replay ends`;
+  if (rowKind(r) === rowKind(m)) return sameKind(stepOp, r, m, recorded, replayed, at, registers);
+  if (isOutcome(m)) {
+    return `the replay ends here (${outcomeReason(replayed, stepOp, registers)}), the recording has ${describe(r)}`;
+  }
+  if (isOutcome(r)) {
+    return `the recording ends here (${outcomeReason(recorded, stepOp, registers)}), the replay goes on with ${describe(m)}`;
+  }
+  return `the recording has ${describe(r)}, the replay ${describe(m)}`;
+}
+
+function sameKind(
+  stepOp: number,
+  r: Row,
+  m: Row,
+  recorded: readonly Row[],
+  replayed: readonly Row[],
+  at: number,
+  registers: Uint32Array,
+): string {
+  switch (rowKind(r)) {
+    case Obs.ELEMENT:
+    case Obs.PDPTE:
+      if (!sameAddress(r, m)) {
+        const above = replayed[at - 1];
+        const from = above === undefined ? 'the root' : describe(above);
+        return `the walks part below ${from}: the recording reads the ${entryPlace(r)}, the replay the ${entryPlace(m)}`;
+      }
+      return `the ${entryPlace(r)} was read as ${hex(r.valueLo, r.valueHi)}, memory holds ${hex(m.valueLo, m.valueHi)}: ${differingBits(r, m)} differ`;
+    case Obs.ENTRY_WRITE:
+    case Obs.ENTRY_AFTER:
+      if (!sameAddress(r, m)) return `the recording writes the ${entryPlace(r)}, the replay the ${entryPlace(m)}`;
+      return `the ${entryPlace(r)} ends as ${hex(r.valueLo, r.valueHi)} in the recording, as ${hex(m.valueLo, m.valueHi)} in the replay: ${differingBits(r, m)} differ`;
+    case Obs.EXCEPTION:
+    case Obs.EPT_VIOLATION:
+    case Obs.NPF:
+      if (!sameAddress(r, m)) {
+        return `${name(r)} names address ${hex(r.addressLo, r.addressHi)} in the recording, ${hex(m.addressLo, m.addressHi)} in the replay`;
+      }
+      return `${name(r)} was recorded, ${name(m)} replayed, ${differingBits(r, m)} differ; the replay says: ${outcomeReason(replayed, stepOp, registers)}`;
+    case Obs.TRANSLATED:
+      return `the recording translates to ${hex(r.addressLo, r.addressHi)}, the replay to ${hex(m.addressLo, m.addressHi)}${
+        sameAddress(r, m) ? ' with another page size or guest-physical address' : ''
+      }`;
+    default:
+      return `${describe(r)} was recorded, ${describe(m)} replayed (${outcomeReason(recorded, stepOp, registers)})`;
+  }
+}
+
+function describe(row: Row): string {
+  const kind = rowKind(row);
+  if (kind === Obs.ELEMENT) return `a read of the ${entryPlace(row)}`;
+  if (kind === Obs.ENTRY_WRITE) return `a write of ${hex(row.valueLo, row.valueHi)} to the ${entryPlace(row)}`;
+  if (kind === Obs.ENTRY_AFTER) return `${hex(row.valueLo, row.valueHi)} left in the ${entryPlace(row)}`;
+  if (kind === Obs.TRANSLATED) return `a translation to ${hex(row.addressLo, row.addressHi)}`;
+  return name(row);
+}

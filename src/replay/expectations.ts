@@ -1,0 +1,104 @@
+/**
+ * Expectations: differences that are known, named and counted. A file `expectations.json` beside the traces says which
+ * fault of which recorder shows where; it fails when it no longer applies, in either direction.
+ */
+
+import { existsSync, readFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { Problem } from '../bits/problem.ts';
+
+export interface Expectation {
+  /** Stable kebab-case name of the fault. */
+  readonly fault: string;
+  /** Why the recording, not the machine, is wrong, with its source. */
+  readonly reason: string;
+  /** The group (`cause.ts`) that the differing steps fall into. */
+  readonly group: string;
+  /** How many steps differ so. */
+  readonly count: number;
+  /** Their ordinals, where they are few enough to be listed. */
+  readonly steps?: readonly number[];
+}
+
+export const EXPECTATIONS_FILE = 'expectations.json';
+
+function checked(value: unknown, trace: string, index: number, file: string): Expectation {
+  const fail = (what: string): never => {
+    throw new Problem('E_EXPECTATIONS', `entry ${index} of "${trace}" ${what}`, { file });
+  };
+  if (typeof value !== 'object' || value === null) return fail('is no object');
+  const entry = value as Record<string, unknown>;
+  for (const key of Object.keys(entry)) {
+    if (!['fault', 'reason', 'group', 'count', 'steps'].includes(key)) fail(`has an unknown field "${key}"`);
+  }
+  const text = (key: string): string => {
+    const field = entry[key];
+    return typeof field === 'string' && field !== '' ? field : fail(`has no text "${key}"`);
+  };
+  const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
+  const { count, steps } = entry;
+  if (!isCount(count) || count === 0) return fail('has no positive "count"');
+  const result = { fault: text('fault'), reason: text('reason'), group: text('group'), count };
+  if (steps === undefined) return result;
+  if (!Array.isArray(steps) || !steps.every(isCount)) return fail('has "steps" that is no list of ordinals');
+  return { ...result, steps };
+}
+
+/** The expectations for the trace at `path`; none if there is no file. Throws E_EXPECTATIONS. */
+export function expectationsFor(path: string): Expectation[] {
+  const file = join(dirname(path), EXPECTATIONS_FILE);
+  if (path === '-' || !existsSync(file)) return [];
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    throw new Problem('E_EXPECTATIONS', `the file is not valid JSON: ${(error as Error).message}`, { file });
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw new Problem('E_EXPECTATIONS', 'the file is no object of trace names', { file });
+  }
+  const name = basename(path).replace(/\.jsonl$/, '.rwt');
+  const list = (parsed as Record<string, unknown>)[name];
+  if (list === undefined) return [];
+  if (!Array.isArray(list)) throw new Problem('E_EXPECTATIONS', `"${name}" is no list`, { file });
+  return list.map((entry, index) => checked(entry, name, index, file));
+}
+
+/** Matches divergences against expectations and tells at the end which did not hold. */
+export class ExpectationBook {
+  private readonly expectations: readonly Expectation[];
+  private readonly met: number[];
+
+  constructor(expectations: readonly Expectation[]) {
+    this.expectations = expectations;
+    this.met = expectations.map(() => 0);
+  }
+
+  /** The expectation that covers a divergence, if any; it counts as met once more. */
+  take(group: string, step: number): Expectation | undefined {
+    const index = this.expectations.findIndex(
+      (each) => each.group === group && (each.steps === undefined || each.steps.includes(step)),
+    );
+    if (index < 0) return undefined;
+    this.met[index]!++;
+    return this.expectations[index];
+  }
+
+  /** Steps met so far, by fault. */
+  counts(): Record<string, number> {
+    const counts: Record<string, number> = {};
+    this.expectations.forEach((each, i) => {
+      if (this.met[i]! > 0) counts[each.fault] = (counts[each.fault] ?? 0) + this.met[i]!;
+    });
+    return counts;
+  }
+
+  /** Sentences about expectations that did not come true exactly. */
+  broken(): string[] {
+    return this.expectations.flatMap((each, i) => {
+      const met = this.met[i]!;
+      if (met === each.count) return [];
+      return [`"${each.fault}" is expected in ${each.count} steps (${each.group}) but was met in ${met}`];
+    });
+  }
+}

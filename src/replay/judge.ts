@@ -1,0 +1,92 @@
+/**
+ * Judges a step whose observations are not the machine's own: lawfully stale, stale after an invalidation,
+ * undetermined, or diverged (design §4, TLB truth and A/D truth).
+ */
+
+import { Dim, OBS_DIM_MASK, OBS_DIM_SHIFT, OBS_KIND_MASK, Obs } from '../formats/observation.ts';
+import { ACCESS_SOFTWARE, ACCESS_WALKED, STEP_KIND_MASK, StepKind } from '../formats/step.ts';
+import { LawfulOutcomes } from '../machine/lawful.ts';
+import type { StepColumns } from '../trace/columns.ts';
+import type { AdPolicy } from '../trace/header.ts';
+import { type Aligned, expectsAddress, isQuestion, logRows, sameRow } from './align.ts';
+import type { ReplayEngine } from './engine.ts';
+import type { Judgement, Row } from './result.ts';
+
+const X86_AD = (1 << 5) | (1 << 6);
+const EPT_AD = (1 << 8) | (1 << 9);
+
+/** The bits of an entry that walks set. */
+function adMask(row: Row): number {
+  return ((row.op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) === Dim.EPT ? EPT_AD : X86_AD;
+}
+
+/** Equal but for accessed and dirty bits that only the replay has set. */
+function lacksOnlyAd(recorded: Row, replayed: Row): boolean {
+  const mask = adMask(recorded);
+  return (
+    recorded.valueHi === replayed.valueHi &&
+    ((recorded.valueLo ^ replayed.valueLo) & ~mask) === 0 &&
+    (recorded.valueLo & ~replayed.valueLo) === 0
+  );
+}
+
+function differsOnlyInAd(recorded: Row, replayed: Row): boolean {
+  return recorded.valueHi === replayed.valueHi && ((recorded.valueLo ^ replayed.valueLo) & ~adMask(recorded)) === 0;
+}
+
+export class Judge {
+  private readonly engine: ReplayEngine;
+  private readonly adPolicy: AdPolicy;
+  private readonly lawful: LawfulOutcomes;
+
+  constructor(engine: ReplayEngine, adPolicy: AdPolicy) {
+    this.engine = engine;
+    this.adPolicy = adPolicy;
+    this.lawful = new LawfulOutcomes(engine.machine);
+  }
+
+  /** `aligned`: the rows of step `index`, which differ. The machine's log is overwritten. */
+  judge(columns: StepColumns, index: number, aligned: Aligned): Judgement | { readonly kind: 'match' } {
+    const op = columns.op[index]!;
+    if ((op & STEP_KIND_MASK) !== StepKind.ACCESS || (op & ACCESS_WALKED) !== 0) return { kind: 'diverged' };
+    const { recorded, replayed } = aligned;
+    const questions = recorded.flatMap((row, i) => (isQuestion(row.op) && i < replayed.length ? [i] : []));
+    const wrong = questions.filter((i) => !sameRow(recorded[i]!, replayed[i]!));
+    if (wrong.some((i) => (recorded[i]!.op & OBS_KIND_MASK) !== Obs.ENTRY_AFTER)) return { kind: 'diverged' };
+    const outcomesDiffer = recorded.some((row, i) => {
+      const other = replayed[i];
+      return !isQuestion(row.op) && (other === undefined || !sameRow(row, other, expectsAddress(op)));
+    });
+    if (!outcomesDiffer && this.adPolicy === 'unspecified') {
+      if (wrong.every((i) => differsOnlyInAd(recorded[i]!, replayed[i]!))) return { kind: 'match' };
+    }
+    if (!wrong.every((i) => lacksOnlyAd(recorded[i]!, replayed[i]!)) && !outcomesDiffer) return { kind: 'diverged' };
+    // Software that walks for the guest has no TLB of its own.
+    if ((op & ACCESS_SOFTWARE) !== 0) return { kind: 'diverged' };
+    return this.staleness(columns, index, recorded);
+  }
+
+  private staleness(columns: StepColumns, index: number, recorded: readonly Row[]): Judgement | { kind: 'match' } {
+    const { machine } = this.engine;
+    const op = columns.op[index]!;
+    const addressOnly = expectsAddress(op);
+    const outcomes = recorded.filter((row) => !isQuestion(row.op));
+    const wanted = (): boolean => {
+      const seen = logRows(machine.log).filter((row) =>
+        addressOnly ? (row.op & OBS_KIND_MASK) === Obs.TRANSLATED : this.engine.isVisible(row.op),
+      );
+      return seen.length === outcomes.length && outcomes.every((row, i) => sameRow(row, seen[i]!, addressOnly));
+    };
+    const verdict = this.lawful.judge(op, columns.address[2 * index]! | 0, columns.address[2 * index + 1]! | 0, wanted);
+    switch (verdict.kind) {
+      case 'allowed':
+        return { kind: 'stale-allowed' };
+      case 'invalidated':
+        return { kind: 'stale-after-invalidation', invalidatedAt: verdict.invalidatedAt };
+      case 'undetermined':
+        return verdict;
+      case 'none':
+        return { kind: 'diverged' };
+    }
+  }
+}

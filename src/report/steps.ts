@@ -1,0 +1,294 @@
+/** Step words (`formats/step.ts`) and their operands as text: one step, one line. */
+
+import { hex64 } from '../bits/word64.ts';
+import { Reg } from '../formats/registers.ts';
+import {
+  ACCESS_AC,
+  ACCESS_CPL_MASK,
+  ACCESS_CPL_SHIFT,
+  ACCESS_EXPECTS_ADDRESS,
+  ACCESS_LENGTH_MASK,
+  ACCESS_LENGTH_SHIFT,
+  ACCESS_OF_TABLE,
+  ACCESS_SHADOW_STACK,
+  ACCESS_SOFTWARE,
+  ACCESS_STACK,
+  ACCESS_TYPE_MASK,
+  ACCESS_TYPE_SHIFT,
+  ACCESS_USER,
+  ACCESS_WALKED,
+  INVALIDATION_MASK,
+  INVALIDATION_SHIFT,
+  INVALIDATION_TYPE_MASK,
+  INVALIDATION_TYPE_SHIFT,
+  Invalidation,
+  NESTED_SVM,
+  NESTED_TLB_CONTROL_MASK,
+  NESTED_TLB_CONTROL_SHIFT,
+  PROVENANCE_MASK,
+  PROVENANCE_SHIFT,
+  Provenance,
+  REGISTER_WRITE_TASK_SWITCH,
+  STEP_KIND_MASK,
+  STEP_REGISTER_MASK,
+  STEP_REGISTER_SHIFT,
+  STORE_KNOWLEDGE,
+  STORE_SIZE_MASK,
+  STORE_SIZE_SHIFT,
+  StepKind,
+} from '../formats/step.ts';
+import type { Stimulus } from '../trace/stimulus.ts';
+import { escapeControls } from './escape.ts';
+import { ACCESS_NAMES, type RowContext, registerName, registerWords } from './rows.ts';
+
+/** Names by number, as `--kind` and the counts spell them. */
+export const STEP_KIND_NAMES: readonly string[] = Object.keys(StepKind).map((name) =>
+  name.toLowerCase().replaceAll('_', '-'),
+);
+
+export const PROVENANCE_NAMES: readonly string[] = Object.keys(Provenance).map((name) => name.toLowerCase());
+
+function hex(lo: number, hi: number): string {
+  return `0x${hex64(lo, hi)}`;
+}
+
+/** `access`, `store` …; the kind of rare stimulus for RARE; `step kind 30` for what has no name. */
+export function stepKindName(op: number, stimulus?: Stimulus): string {
+  const kind = op & STEP_KIND_MASK;
+  if (kind === StepKind.RARE && stimulus !== undefined) return stimulus.kind;
+  return STEP_KIND_NAMES[kind] ?? `step kind ${kind}`;
+}
+
+export function provenanceName(op: number): string {
+  return PROVENANCE_NAMES[(op >>> PROVENANCE_SHIFT) & PROVENANCE_MASK] ?? '';
+}
+
+/** `read`, `write`, `fetch`, `read-modify-write` of an ACCESS or GPA_ACCESS. */
+export function accessName(op: number): string {
+  return ACCESS_NAMES[(op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK] ?? '';
+}
+
+/** Whether the step expects, without a row for it, a translation to the address in its operand. */
+export function expectsAddress(op: number): boolean {
+  return (op & STEP_KIND_MASK) === StepKind.ACCESS && (op & ACCESS_EXPECTS_ADDRESS) !== 0;
+}
+
+/** `write  user  cpl3 0x40001040 len 8`. */
+function accessText(op: number, address: string): string {
+  const cpl = (op >>> ACCESS_CPL_SHIFT) & ACCESS_CPL_MASK;
+  const user = (op & ACCESS_USER) !== 0;
+  const mode = user ? 'user' : cpl === 3 ? 'implicit supervisor' : 'supervisor';
+  const length = (op >>> ACCESS_LENGTH_SHIFT) & ACCESS_LENGTH_MASK;
+  const notes = [
+    length === 0 ? '' : `len ${length}`,
+    (op & ACCESS_AC) !== 0 ? 'ac' : '',
+    (op & ACCESS_SHADOW_STACK) !== 0 ? 'shadow-stack' : '',
+    (op & ACCESS_STACK) !== 0 ? 'stack-segment' : '',
+    (op & ACCESS_SOFTWARE) !== 0 ? 'software' : '',
+    (op & ACCESS_WALKED) !== 0 ? 'walked' : '',
+  ];
+  return [`${accessName(op)}  ${mode}  cpl${cpl} ${address}`, ...notes.filter((s) => s !== '')].join(' ');
+}
+
+const REGISTER_WRITE_TEXT: Readonly<Record<number, string>> = {
+  [Reg.CR0]: 'MOV CR0,',
+  [Reg.CR3]: 'MOV CR3,',
+  [Reg.CR4]: 'MOV CR4,',
+  [Reg.EFER]: 'WRMSR IA32_EFER,',
+  [Reg.PKRU]: 'WRPKRU',
+  [Reg.PKRS]: 'WRMSR IA32_PKRS,',
+  [Reg.PAT]: 'WRMSR IA32_PAT,',
+};
+
+function registerWriteText(op: number, lo: number, hi: number, context: RowContext): string {
+  const register = (op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK;
+  if (register === Reg.CR3) {
+    if ((op & REGISTER_WRITE_TASK_SWITCH) !== 0) return `task switch, CR3 = ${hex(lo, hi)}`;
+    // Bit 63 is no part of the register: it asks to keep translations (SDM vol. 3A 4.10.4.1).
+    const noFlush = hi >= 0x8000_0000;
+    return `MOV CR3, ${hex(lo, hi % 0x8000_0000)}${noFlush ? ' (no flush)' : ''}`;
+  }
+  const verb = REGISTER_WRITE_TEXT[register] ?? `write ${registerName(register)},`;
+  const words = registerWords(register, lo, hi, context);
+  return `${verb} ${hex(lo, hi)}${words === '' ? '' : `  ${words}`}`;
+}
+
+const INVPCID_TYPES = ['individual address', 'single context', 'all with globals', 'all but globals'];
+const INVEPT_TYPES = ['', 'single context', 'global'];
+const INVVPID_TYPES = ['individual address', 'single context', 'all contexts', 'single context but globals'];
+
+function typed(name: string, type: number, names: readonly string[]): string {
+  return `${name} type ${type} (${names[type] || 'undefined type'})`;
+}
+
+/** SDM vol. 2: INVLPG, INVPCID; vol. 3C ch. 30: INVEPT, INVVPID; APM vol. 3: INVLPGA. */
+function invalidationText(op: number, address: string, operand: string): string {
+  const which = (op >>> INVALIDATION_SHIFT) & INVALIDATION_MASK;
+  const type = (op >>> INVALIDATION_TYPE_SHIFT) & INVALIDATION_TYPE_MASK;
+  switch (which) {
+    case Invalidation.INVLPG:
+      return `INVLPG ${address}`;
+    case Invalidation.INVPCID: {
+      const descriptor = [type <= 1 ? ` pcid ${operand}` : '', type === 0 ? ` ${address}` : ''].join('');
+      return typed('INVPCID', type, INVPCID_TYPES) + descriptor;
+    }
+    case Invalidation.INVEPT:
+      return typed('INVEPT', type, INVEPT_TYPES) + (type === 1 ? ` eptp ${operand}` : '');
+    case Invalidation.INVVPID: {
+      const descriptor = [type === 2 ? '' : ` vpid ${operand}`, type === 0 ? ` ${address}` : ''].join('');
+      return typed('INVVPID', type, INVVPID_TYPES) + descriptor;
+    }
+    case Invalidation.INVLPGA:
+      return `INVLPGA ${address} asid ${operand}`;
+    case Invalidation.EPTP_SWITCH:
+      return `VMFUNC EPTP switch to ${operand}`;
+    default:
+      return `invalidation ${which} type ${type} address ${address} operand ${operand}`;
+  }
+}
+
+/** APM vol. 2 15.16.2. */
+const TLB_CONTROLS: Readonly<Record<number, string>> = {
+  0: 'nothing',
+  1: 'flush all',
+  3: 'flush this ASID',
+  7: "flush this ASID's non-global",
+};
+
+/** The exits that matter to paging: SDM vol. 3D appendix C; APM vol. 2 appendix C. */
+const VMX_EXITS: Readonly<Record<number, string>> = {
+  0: 'exception or NMI',
+  1: 'external interrupt',
+  10: 'CPUID',
+  12: 'HLT',
+  14: 'INVLPG',
+  18: 'VMCALL',
+  28: 'control-register access',
+  30: 'I/O',
+  31: 'RDMSR',
+  32: 'WRMSR',
+  48: 'EPT violation',
+  49: 'EPT misconfiguration',
+  58: 'INVPCID',
+  59: 'VMFUNC',
+  62: 'page-modification log full',
+};
+const SVM_EXITS: Readonly<Record<number, string>> = {
+  78: '#PF',
+  96: 'INTR',
+  114: 'CPUID',
+  120: 'HLT',
+  121: 'INVLPG',
+  122: 'INVLPGA',
+  123: 'IOIO',
+  124: 'MSR',
+  128: 'VMRUN',
+  129: 'VMMCALL',
+  1024: 'NPF',
+};
+
+function nestedEntryText(op: number): string {
+  if ((op & NESTED_SVM) === 0) return 'VM entry';
+  const control = (op >>> NESTED_TLB_CONTROL_SHIFT) & NESTED_TLB_CONTROL_MASK;
+  return `VMRUN tlb_control ${control} (${TLB_CONTROLS[control] ?? 'reserved'})`;
+}
+
+/** The low 16 bits of a VMX exit reason are the basic reason (SDM vol. 3C 24.9.1). */
+function nestedExitText(op: number, reasonLo: number, reasonHi: number, qualification: string): string {
+  const reason = hex(reasonLo, reasonHi);
+  if ((op & NESTED_SVM) !== 0) {
+    const name = reasonHi === 0 ? SVM_EXITS[reasonLo] : undefined;
+    return `#VMEXIT ${reason}${name === undefined ? '' : ` (${name})`} exitinfo1 ${qualification}`;
+  }
+  const name = VMX_EXITS[reasonLo & 0xffff];
+  return `VM exit ${reasonLo & 0xffff}${name === undefined ? '' : ` (${name})`} qualification ${qualification}`;
+}
+
+/** A rare stimulus as one line. */
+export function stimulusText(stimulus: Stimulus): string {
+  switch (stimulus.kind) {
+    case 'page-image': {
+      let words = 0;
+      for (let i = 0; i + 1 < stimulus.words.length; i += 2) {
+        if (stimulus.words[i] !== 0 || stimulus.words[i + 1] !== 0) words++;
+      }
+      return `page image ${hex(stimulus.address.lo, stimulus.address.hi)}, ${words} of 512 words not zero`;
+    }
+    case 'entry-fill': {
+      const { address, first, increment, count, size } = stimulus;
+      const where = hex(address.lo, address.hi);
+      const rise = hex(increment.lo, increment.hi);
+      return `fill ${count} entries of ${size} bytes from ${where}: ${hex(first.lo, first.hi)} rising by ${rise}`;
+    }
+    case 'note':
+      return `note: ${escapeControls(stimulus.text)}`;
+  }
+}
+
+/**
+ * One step as one line, without its ordinal: `write  user  cpl3 0x40001040 len 8`, `INVLPG 0x40001000 [mark]`.
+ *
+ * `stimuli`: those of the chunk, for RARE steps.
+ */
+export function stepText(
+  op: number,
+  addressLo: number,
+  addressHi: number,
+  operandLo: number,
+  operandHi: number,
+  stimuli: readonly Stimulus[] = [],
+  context: RowContext = {},
+): string {
+  const provenance = (op >>> PROVENANCE_SHIFT) & PROVENANCE_MASK;
+  const suffix = provenance === Provenance.RECORDED ? '' : `  [${provenanceName(op)}]`;
+  return bareStepText(op, addressLo, addressHi, operandLo, operandHi, stimuli, context) + suffix;
+}
+
+function bareStepText(
+  op: number,
+  aLo: number,
+  aHi: number,
+  oLo: number,
+  oHi: number,
+  stimuli: readonly Stimulus[],
+  context: RowContext,
+): string {
+  const address = hex(aLo, aHi);
+  const operand = hex(oLo, oHi);
+  switch (op & STEP_KIND_MASK) {
+    case StepKind.RARE: {
+      const stimulus = oHi === 0 ? stimuli[oLo] : undefined;
+      return stimulus === undefined
+        ? `rare stimulus ${operand}, which the chunk does not have`
+        : stimulusText(stimulus);
+    }
+    case StepKind.ACCESS:
+      return accessText(op, address);
+    case StepKind.STORE: {
+      const size = (op >>> STORE_SIZE_SHIFT) & STORE_SIZE_MASK;
+      const verb = (op & STORE_KNOWLEDGE) !== 0 ? 'found' : 'store';
+      return `${verb} [${address}] = ${operand}, ${size} byte${size === 1 ? '' : 's'}`;
+    }
+    case StepKind.CLEAR_PAGE:
+      return `clear page ${address}`;
+    case StepKind.REGISTER_WRITE:
+      return registerWriteText(op, oLo, oHi, context);
+    case StepKind.REGISTER_SET: {
+      const register = (op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK;
+      const words = registerWords(register, oLo, oHi, context);
+      return `${registerName(register)} is ${operand}${words === '' ? '' : `  ${words}`}`;
+    }
+    case StepKind.INVALIDATE:
+      return invalidationText(op, address, operand);
+    case StepKind.NESTED_ENTRY:
+      return nestedEntryText(op);
+    case StepKind.NESTED_EXIT:
+      return nestedExitText(op, oLo, oHi, address);
+    case StepKind.GPA_ACCESS:
+      return `${accessName(op)}  gpa ${address}${(op & ACCESS_OF_TABLE) !== 0 ? ' of a paging-structure entry' : ''}`;
+    case StepKind.PDPTE_LOAD:
+      return `load PDPTE registers from CR3 ${address}`;
+    default:
+      return `step kind ${op & STEP_KIND_MASK} address ${address} operand ${operand}`;
+  }
+}

@@ -1,0 +1,278 @@
+/**
+ * The invariants of steps, beyond those without which a reader refuses the file (`soundness.ts`). Nothing here knows
+ * what a machine would do: only what no recording can truthfully say.
+ */
+
+import type { Place } from '../bits/problem.ts';
+import { hex64 } from '../bits/word64.ts';
+import {
+  OBS_FOUR_BYTES,
+  OBS_KIND_MASK,
+  OBS_LEARNED,
+  OBS_NAMES,
+  OBS_REGISTER_MASK,
+  OBS_REGISTER_SHIFT,
+  Obs,
+} from '../formats/observation.ts';
+import { REGISTER_COUNT } from '../formats/registers.ts';
+import {
+  ACCESS_CPL_MASK,
+  ACCESS_CPL_SHIFT,
+  ACCESS_EXPECTS_ADDRESS,
+  ACCESS_LENGTH_MASK,
+  ACCESS_LENGTH_SHIFT,
+  ACCESS_USER,
+  STEP_KIND_MASK,
+  STEP_REGISTER_MASK,
+  STEP_REGISTER_SHIFT,
+  STORE_SIZE_MASK,
+  STORE_SIZE_SHIFT,
+  StepKind,
+} from '../formats/step.ts';
+import type { StepColumns } from './columns.ts';
+import type { Findings } from './findings.ts';
+import type { TraceHeader } from './header.ts';
+import { observationKindOf, stepKindOf } from './text-kinds.ts';
+
+const bits = (...kinds: readonly number[]): number => kinds.reduce((mask, kind) => mask | (1 << kind), 0);
+
+/** What follows from translating or from loading registers that paging depends on. */
+const WALKING = bits(
+  Obs.ELEMENT,
+  Obs.PDPTE,
+  Obs.NESTED_WALK,
+  Obs.ENTRY_WRITE,
+  Obs.EXCEPTION,
+  Obs.EPT_VIOLATION,
+  Obs.EPT_MISCONFIG,
+  Obs.NPF,
+  Obs.EXIT_LINEAR,
+);
+const AFTERWARDS = bits(Obs.REGISTER, Obs.ENTRY_AFTER);
+const LOADING = WALKING | AFTERWARDS | bits(Obs.PDPTE_LOADED);
+
+/** The kinds of observation that can belong to a step, by kind of step. */
+const LEGAL_ROWS: Readonly<Record<number, number>> = {
+  [StepKind.RARE]: AFTERWARDS,
+  [StepKind.ACCESS]: WALKING | AFTERWARDS | bits(Obs.TRANSLATED, Obs.COMPLETED),
+  [StepKind.STORE]: AFTERWARDS,
+  [StepKind.CLEAR_PAGE]: AFTERWARDS,
+  [StepKind.REGISTER_WRITE]: LOADING,
+  [StepKind.REGISTER_SET]: AFTERWARDS,
+  [StepKind.INVALIDATE]: WALKING | AFTERWARDS,
+  [StepKind.NESTED_ENTRY]: LOADING,
+  [StepKind.NESTED_EXIT]: LOADING,
+  [StepKind.GPA_ACCESS]: WALKING | AFTERWARDS | bits(Obs.TRANSLATED, Obs.COMPLETED),
+  [StepKind.PDPTE_LOAD]: LOADING,
+};
+
+const STORE_SIZES = [1, 2, 4, 8];
+
+export class StepRules {
+  private readonly findings: Findings;
+  private readonly header: TraceHeader;
+  private lastLine = 0;
+  private lastSource = 0;
+  private lastTime: bigint | undefined;
+
+  constructor(findings: Findings, header: TraceHeader) {
+    this.findings = findings;
+    this.header = header;
+  }
+
+  /** Checks one chunk. `place`: the chunk's. */
+  check(columns: StepColumns, place: Place): void {
+    this.chunk(columns, place);
+    let row = 0;
+    for (let step = 0; step < columns.stepCount; step++) {
+      const at = { ...place, step: columns.firstOrdinal + step };
+      this.step(columns, step, at);
+      const end = columns.observationEnd[step]!;
+      this.rows(columns, step, row, end, at);
+      row = end;
+      this.origin(columns, step, at);
+    }
+  }
+
+  private error(id: string, place: Place, sentence: string): void {
+    this.findings.add(id, 'error', place, sentence);
+  }
+
+  private chunk(columns: StepColumns, place: Place): void {
+    const { source } = columns;
+    if (source > 0 && source >= this.header.sources.length) {
+      this.error('chunk.source', place, `the chunk comes from source ${source}, which the header does not list`);
+    }
+    if (source !== this.lastSource) this.lastLine = 0;
+    this.lastSource = source;
+    for (const stimulus of columns.stimuli) if (stimulus.kind !== 'note') this.physical(stimulus.address.hi, place);
+  }
+
+  /** A physical address that the processor does not have. */
+  private physical(hi: number, place: Place): void {
+    const width = this.header.processor.maxphyaddr;
+    if (hi >>> (width - 32) === 0) return;
+    this.error('address.beyond-maxphyaddr', place, `a physical address has more than the processor's ${width} bits`);
+  }
+
+  private step(columns: StepColumns, step: number, place: Place): void {
+    const op = columns.op[step]!;
+    const kind = op & STEP_KIND_MASK;
+    const unknown = (op & stepKindOf(op).rest) >>> 0;
+    if (unknown !== 0)
+      this.error('step.bits', place, `the step's word has bits that mean nothing: 0x${unknown.toString(16)}`);
+    const lo = columns.address[2 * step]!;
+    const hi = columns.address[2 * step + 1]!;
+    switch (kind) {
+      case StepKind.ACCESS:
+        this.access(columns, step, place);
+        return;
+      case StepKind.STORE:
+        this.physical(hi, place);
+        this.store(columns, step, place);
+        return;
+      case StepKind.CLEAR_PAGE:
+        this.physical(hi, place);
+        if ((lo & 0xfff) !== 0) this.error('clear-page.alignment', place, `${address(lo, hi)} is not 4 KiB aligned`);
+        return;
+      case StepKind.REGISTER_WRITE:
+      case StepKind.REGISTER_SET:
+        this.register((op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK, 'step.register', place);
+        return;
+      default:
+        return;
+    }
+  }
+
+  private register(register: number, id: string, place: Place): void {
+    if (register >= REGISTER_COUNT) this.error(id, place, `there is no register ${register}`);
+  }
+
+  private access(columns: StepColumns, step: number, place: Place): void {
+    const op = columns.op[step]!;
+    const lo = columns.address[2 * step]!;
+    const length = (op >>> ACCESS_LENGTH_SHIFT) & ACCESS_LENGTH_MASK;
+    if ((lo & 0xfff) + length > 0x1000) {
+      this.error(
+        'access.crosses-page',
+        place,
+        `${length} bytes at ${address(lo, columns.address[2 * step + 1]!)} leave the page`,
+      );
+    }
+    if ((op & ACCESS_USER) !== 0 && ((op >>> ACCESS_CPL_SHIFT) & ACCESS_CPL_MASK) !== 3) {
+      this.error('access.user-cpl', place, 'a user-mode access is made at a privilege level other than 3');
+    }
+    if ((op & ACCESS_EXPECTS_ADDRESS) === 0) return;
+    this.observable(Obs.TRANSLATED, place);
+    this.physical(columns.operand[2 * step + 1]!, place);
+    this.offset(lo, columns.operand[2 * step]!, place);
+  }
+
+  /** No page is smaller than 4 KiB, so translating changes nothing below bit 12. */
+  private offset(linear: number, physical: number, place: Place): void {
+    if (((linear ^ physical) & 0xfff) === 0) return;
+    this.error('access.offset', place, 'the expected physical address has another page offset than the linear one');
+  }
+
+  private store(columns: StepColumns, step: number, place: Place): void {
+    const size = (columns.op[step]! >>> STORE_SIZE_SHIFT) & STORE_SIZE_MASK;
+    if (!STORE_SIZES.includes(size)) {
+      this.error('store.size', place, `a store has ${size} bytes; it has 1, 2, 4 or 8`);
+      return;
+    }
+    const lo = columns.address[2 * step]!;
+    if ((lo & 0xfff) + size > 0x1000)
+      this.error('store.crosses-page', place, `a store of ${size} bytes leaves its page`);
+    const beyond =
+      size === 8 ? 0 : columns.operand[2 * step + 1]! | (size === 4 ? 0 : columns.operand[2 * step]! >>> (8 * size));
+    if (beyond !== 0) this.error('store.value', place, `the value does not fit in the store's ${size} bytes`);
+  }
+
+  private observable(kind: number, place: Place): void {
+    if (((this.header.observable >>> kind) & 1) !== 0) return;
+    const name = OBS_NAMES[kind] ?? String(kind);
+    this.findings.add(
+      'observation.not-observable',
+      'warning',
+      place,
+      `'${name}' is expected, but by the header the recorder could not see it, so it is not compared`,
+    );
+  }
+
+  private rows(columns: StepColumns, step: number, start: number, end: number, place: Place): void {
+    const op = columns.op[step]!;
+    const legal = LEGAL_ROWS[op & STEP_KIND_MASK]!;
+    const isAccess = (op & STEP_KIND_MASK) === StepKind.ACCESS;
+    let translated = isAccess && (op & ACCESS_EXPECTS_ADDRESS) !== 0 ? 1 : 0;
+    for (let row = start; row < end; row++) {
+      const kind = columns.observationOp[row]! & OBS_KIND_MASK;
+      if (((legal >>> kind) & 1) === 0) {
+        this.error('observation.kind', place, `'${OBS_NAMES[kind]}' cannot be observed of a step of this kind`);
+      } else this.observable(kind, place);
+      this.row(columns, row, place);
+      if (kind !== Obs.TRANSLATED) continue;
+      translated++;
+      if (isAccess) this.offset(columns.address[2 * step]!, columns.observationAddress[2 * row]!, place);
+    }
+    if (translated > 1)
+      this.error('access.translated-twice', place, 'an access is expected to be translated more than once');
+  }
+
+  private row(columns: StepColumns, row: number, place: Place): void {
+    const op = columns.observationOp[row]!;
+    const kind = op & OBS_KIND_MASK;
+    if ((op & OBS_LEARNED) !== 0) {
+      this.error('observation.learned', place, 'an observation is marked as learned, which only a machine does');
+    }
+    const unknown = (op & observationKindOf(op).rest & ~OBS_LEARNED) >>> 0;
+    if (unknown !== 0) {
+      this.error(
+        'observation.bits',
+        place,
+        `an observation's word has bits that mean nothing: 0x${unknown.toString(16)}`,
+      );
+    }
+    if (kind === Obs.REGISTER) {
+      this.register((op >>> OBS_REGISTER_SHIFT) & OBS_REGISTER_MASK, 'observation.register', place);
+    }
+    if (kind !== Obs.ELEMENT && kind !== Obs.ENTRY_WRITE && kind !== Obs.ENTRY_AFTER) return;
+    const lo = columns.observationAddress[2 * row]!;
+    const size = (op & OBS_FOUR_BYTES) !== 0 ? 4 : 8;
+    if ((lo & (size - 1)) === 0) return;
+    this.error(
+      'observation.alignment',
+      place,
+      `an entry of ${size} bytes at ${address(lo, columns.observationAddress[2 * row + 1]!)} is not aligned`,
+    );
+  }
+
+  /** Lines and times rise as the recorder wrote them. A merged or reordered source may have its reasons. */
+  private origin(columns: StepColumns, step: number, place: Place): void {
+    const line = columns.lineOf(step);
+    if (line !== undefined) {
+      if (line < this.lastLine) {
+        this.findings.add(
+          'origin.line',
+          'warning',
+          place,
+          `the step comes from line ${line}, the one before from line ${this.lastLine}`,
+        );
+      }
+      this.lastLine = line;
+    }
+    const time = columns.timeOf(step);
+    if (time !== undefined && this.lastTime !== undefined && time < this.lastTime) {
+      this.findings.add(
+        'origin.time',
+        'warning',
+        place,
+        `the step happened ${this.lastTime - time} ns before the one before it`,
+      );
+    }
+    this.lastTime = time;
+  }
+}
+
+function address(lo: number, hi: number): string {
+  return `0x${hex64(lo, hi)}`;
+}

@@ -1,0 +1,57 @@
+/** Is this file sound, and does what it says hold together? */
+
+import { type Place, Problem, type ProblemCode } from '../bits/problem.ts';
+import { StepRules } from './check-steps.ts';
+import { type Finding, Findings } from './findings.ts';
+import type { TraceLimits } from './limits.ts';
+import { type TraceItem, TraceReader } from './reader.ts';
+
+export type { Finding } from './findings.ts';
+
+/** Problems that are about the world, not about the file: they are thrown, not found. */
+const NOT_FOUND: readonly ProblemCode[] = ['E_NO_SUCH_FILE', 'E_IO', 'E_USAGE'];
+
+/**
+ * Everything that is wrong with a trace (a file, or `-`), in the order of the file. The file's own unsoundness ends
+ * the check, since nothing behind it can be trusted; its finding has the problem's code for its id. An empty list
+ * says that the file is sound and holds its invariants. Throws E_NO_SUCH_FILE and E_IO.
+ */
+export function checkTrace(path: string, limits?: Partial<TraceLimits>): Finding[] {
+  const findings = new Findings();
+  const reader = TraceReader.open(path, limits);
+  let rules: StepRules | undefined;
+  let steps = 0;
+  try {
+    for (const item of reader) {
+      rules = checkItem(item, rules, findings);
+      if (item.kind === 'end') steps += item.steps;
+    }
+    if (steps === 0) findings.add('file.no-steps', 'warning', { file: path }, 'the trace has no steps');
+  } catch (error) {
+    if (!(error instanceof Problem) || NOT_FOUND.includes(error.code)) throw error;
+    addProblem(findings, error);
+  } finally {
+    reader.close();
+  }
+  return findings.list();
+}
+
+function addProblem(
+  findings: Findings,
+  { code, message, place }: { code: string; message: string; place: Place },
+): void {
+  findings.add(code, 'error', place, message);
+}
+
+function checkItem(item: TraceItem, rules: StepRules | undefined, findings: Findings): StepRules | undefined {
+  switch (item.kind) {
+    case 'header':
+      return new StepRules(findings, item.header);
+    case 'steps':
+      rules?.check(item.columns, item.place);
+      return rules;
+    case 'end':
+      if (item.problem !== undefined) addProblem(findings, item.problem);
+      return rules;
+  }
+}

@@ -1,0 +1,108 @@
+/**
+ * What must hold of a chunk's columns before anybody may use them without looking: the reader asks before it hands
+ * them out, the writer before it writes. Whatever only makes a trace strange, not dangerous, is `check.ts`'s business.
+ */
+
+import { type Place, Problem } from '../bits/problem.ts';
+import { OBS_KIND_COUNT, OBS_KIND_MASK } from '../formats/observation.ts';
+import { REGISTER_COUNT } from '../formats/registers.ts';
+import { STEP_KIND_MASK, StepKind } from '../formats/step.ts';
+import type { StepColumns } from './columns.ts';
+
+const STEP_KIND_COUNT = Object.keys(StepKind).length;
+/** A bit for every known kind but RARE. */
+const PLAIN_KINDS = 2 ** STEP_KIND_COUNT - 1 - (1 << StepKind.RARE);
+
+/** A column whose length does not agree with the counts. */
+function checkLengths(columns: StepColumns): void {
+  const { stepCount, observationCount } = columns;
+  const lengths: [string, Uint32Array, number][] = [
+    ['registers', columns.registers, 2 * REGISTER_COUNT],
+    ['op', columns.op, stepCount],
+    ['address', columns.address, 2 * stepCount],
+    ['operand', columns.operand, 2 * stepCount],
+    ['observation_end', columns.observationEnd, stepCount],
+    ['observation_op', columns.observationOp, observationCount],
+    ['observation_address', columns.observationAddress, 2 * observationCount],
+    ['observation_value', columns.observationValue, 2 * observationCount],
+  ];
+  for (const [name, column, length] of lengths) {
+    if (column.length === length) continue;
+    throw new Problem(
+      'E_UNSOUND',
+      `column ${name} has ${4 * column.length} bytes where the counts ask for ${4 * length}`,
+    );
+  }
+}
+
+/**
+ * True if all steps are of known kinds that refer to nothing. Every step of every trace passes through here, so it
+ * asks one bit per step and nothing else; whoever gets `false` looks for the step.
+ */
+function allPlain(op: Uint32Array): boolean {
+  // A shift takes the low 5 bits of its count, which are the step's kind.
+  const words = new Int32Array(op.buffer, op.byteOffset, op.length);
+  let plain = 1;
+  for (let i = 0; i < words.length; i++) plain &= PLAIN_KINDS >>> words[i]!;
+  return plain === 1;
+}
+
+function checkSteps(columns: StepColumns): void {
+  const { op, address, operand, stepCount, stimuli } = columns;
+  let rare = 0;
+  for (let step = allPlain(op) ? stepCount : 0; step < stepCount; step++) {
+    const kind = op[step]! & STEP_KIND_MASK;
+    const place = { step: columns.firstOrdinal + step };
+    if (kind >= STEP_KIND_COUNT) throw unknownKind(`a step is of kind ${kind}`, place);
+    if (kind !== StepKind.RARE) continue;
+    const zero = operand[2 * step + 1]! | address[2 * step]! | address[2 * step + 1]!;
+    if (zero !== 0 || operand[2 * step] !== rare || rare >= stimuli.length) {
+      throw new Problem('E_UNSOUND', 'a step does not refer to the next one of the rare stimuli', place);
+    }
+    rare++;
+  }
+  if (rare === stimuli.length) return;
+  throw new Problem('E_UNSOUND', `the chunk has ${stimuli.length} rare stimuli for ${rare} steps`);
+}
+
+function unknownKind(sentence: string, place: Place): Problem {
+  return new Problem('E_UNKNOWN_FEATURE', `${sentence}, which this version does not know`, place, 'use a newer rewalk');
+}
+
+/** True if no element is less than the one before it. Like `allPlain`, it only says whether there is one. */
+function neverFalls(column: Uint32Array): boolean {
+  const words = new Int32Array(column.buffer, column.byteOffset, column.length);
+  let before = 0;
+  let sign = 0;
+  for (let i = 0; i < words.length; i++) {
+    const word = words[i]!;
+    // From 2^31 on the elements themselves are negative here: more than any chunk can hold.
+    sign |= (word - before) | word;
+    before = word;
+  }
+  return sign >= 0;
+}
+
+function checkObservations(columns: StepColumns): void {
+  const { observationEnd, observationOp, stepCount, observationCount } = columns;
+  if (!neverFalls(observationEnd)) {
+    const step = observationEnd.findIndex((end, i) => end >= 0x8000_0000 || end < (observationEnd[i - 1] ?? 0));
+    const place = { step: columns.firstOrdinal + step };
+    throw new Problem('E_UNSOUND', 'the observations of a step end before those of the step before it', place);
+  }
+  const last = observationEnd[stepCount - 1] ?? 0;
+  if (last !== observationCount) {
+    throw new Problem('E_UNSOUND', `the steps have ${last} observations and the chunk says ${observationCount}`);
+  }
+  const row = observationOp.findIndex((op) => (op & OBS_KIND_MASK) >= OBS_KIND_COUNT);
+  if (row < 0) return;
+  const place = { step: columns.firstOrdinal + observationEnd.findIndex((end) => end > row) };
+  throw unknownKind(`an observation is of kind ${observationOp[row]! & OBS_KIND_MASK}`, place);
+}
+
+/** Throws E_UNSOUND or E_UNKNOWN_FEATURE, with the step where it has one. */
+export function checkColumns(columns: StepColumns): void {
+  checkLengths(columns);
+  checkSteps(columns);
+  checkObservations(columns);
+}

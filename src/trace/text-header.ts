@@ -1,0 +1,174 @@
+/** The header line and the state lines of the text form, both ways. */
+
+import type { Word64 } from '../bits/word64.ts';
+import { OBS_NAMES, Obs, obsBit } from '../formats/observation.ts';
+import { REGISTER_COUNT, REGISTER_NAMES } from '../formats/registers.ts';
+import { FORMAT_VERSION, type Hypervisor, type Processor, type Source, type TraceHeader } from './header.ts';
+import { AD_POLICIES, VENDORS } from './header-message.ts';
+import { parseName, parseWord, shown, suggestion, textProblem, wordText } from './text-fields.ts';
+import { asObject, asText, ObjectReader } from './text-objects.ts';
+import type { ReadObject, TextObject } from './text-rows.ts';
+
+/**
+ * What a header without `observable` means: outcomes are compared, the elements on the way to them are not, so that a
+ * case written by hand need not spell out its walks.
+ */
+const USUAL_OBSERVABLE =
+  obsBit(Obs.TRANSLATED) |
+  obsBit(Obs.COMPLETED) |
+  obsBit(Obs.EXCEPTION) |
+  obsBit(Obs.EPT_VIOLATION) |
+  obsBit(Obs.EPT_MISCONFIG) |
+  obsBit(Obs.NPF);
+
+const USUAL_MAXPHYADDR = 52;
+
+/** Leaves out what is empty, so that only what was said remains. */
+function withoutEmpty(object: Record<string, unknown>): TextObject {
+  const kept = Object.entries(object).filter(([, value]) => {
+    if (value === undefined || value === '' || value === false || value === 0 || value === '0x0') return false;
+    return !Array.isArray(value) || value.length > 0;
+  });
+  return Object.fromEntries(kept) as TextObject;
+}
+
+function maskNames(mask: number): (string | number)[] {
+  const bits = Array.from({ length: 32 }, (_, bit) => bit);
+  return bits.filter((bit) => (mask & (1 << bit)) !== 0).map((bit) => OBS_NAMES[bit] ?? bit);
+}
+
+export function headerObject(header: TraceHeader): TextObject {
+  const { processor, hypervisor } = header;
+  const object = withoutEmpty({
+    recorder: header.recorder,
+    writer: header.writer,
+    title: header.title,
+    featureFlags: wordText({ lo: header.featureFlags, hi: 0 }),
+    processor: withoutEmpty({
+      vendor: processor.vendor === 'unknown' ? '' : processor.vendor,
+      model: processor.model,
+      maxphyaddr: processor.maxphyaddr === USUAL_MAXPHYADDR ? 0 : processor.maxphyaddr,
+      features: processor.features,
+      eptVpidCap: wordText(processor.eptVpidCap),
+      secondaryControlsAllowed: wordText({ lo: processor.secondaryControlsAllowed, hi: 0 }),
+    }),
+    adPolicy: header.adPolicy === 'unspecified' ? '' : header.adPolicy,
+    independent: header.independent,
+    sources: header.sources.map(({ name, size, sha256 }) =>
+      withoutEmpty({ name, size, sha256: Buffer.from(sha256).toString('hex') }),
+    ),
+    knownFaults: header.knownFaults,
+    hypervisor: hypervisor && withoutEmpty({ ...hypervisor }),
+    omissions: header.omissions.map(({ what, count }) => ({ what, count })),
+  });
+  // Said even when nothing is observable, which is not what leaving it out means.
+  if (header.observable !== USUAL_OBSERVABLE) object['observable'] = maskNames(header.observable) as never;
+  return { header: object };
+}
+
+function parseMask(names: readonly unknown[]): number {
+  return names.reduce<number>((mask, name) => (mask | (1 << parseName('observable', name, OBS_NAMES, 31))) >>> 0, 0);
+}
+
+function parseProcessor(name: string, value: unknown): Processor {
+  const reader = new ObjectReader(asObject(name, value), "the header's processor");
+  const processor: Processor = {
+    vendor: VENDORS[reader.named('vendor', VENDORS)]!,
+    model: reader.text('model'),
+    maxphyaddr: reader.number('maxphyaddr', USUAL_MAXPHYADDR, 52),
+    features: reader.list('features', asText),
+    eptVpidCap: reader.word('eptVpidCap'),
+    secondaryControlsAllowed: reader.word32('secondaryControlsAllowed'),
+  };
+  reader.end();
+  return processor;
+}
+
+function parseSha256(name: string, value: unknown): Uint8Array {
+  if (typeof value === 'string' && /^[0-9a-f]{64}$/i.test(value)) return Uint8Array.from(Buffer.from(value, 'hex'));
+  throw textProblem(`'${name}' is ${shown(value)}, but 64 hexadecimal digits are due`);
+}
+
+function parseSource(name: string, value: unknown): Source {
+  const reader = new ObjectReader(asObject(name, value), "one of the header's sources");
+  const source: Source = {
+    name: reader.text('name'),
+    size: reader.number('size', 0, Number.MAX_SAFE_INTEGER),
+    sha256: reader.optional('sha256', parseSha256) ?? new Uint8Array(0),
+  };
+  reader.end();
+  return source;
+}
+
+function parseHypervisor(name: string, value: unknown): Hypervisor {
+  const reader = new ObjectReader(asObject(name, value), "the header's hypervisor");
+  const hypervisor: Hypervisor = {
+    name: reader.text('name'),
+    version: reader.text('version'),
+    tdp: reader.truth('tdp'),
+    parameters: reader.list('parameters', asText),
+  };
+  reader.end();
+  return hypervisor;
+}
+
+function parseOmission(name: string, value: unknown): { what: string; count: number } {
+  const reader = new ObjectReader(asObject(name, value), "one of the header's omissions");
+  const omission = { what: reader.text('what'), count: reader.number('count', 0, Number.MAX_SAFE_INTEGER) };
+  reader.end();
+  return omission;
+}
+
+/** `value`: what the key `header` holds. Throws E_TEXT_FORM. */
+export function parseHeader(value: unknown): TraceHeader {
+  const reader = new ObjectReader(asObject('header', value), 'the header');
+  const header: TraceHeader = {
+    formatVersion: FORMAT_VERSION,
+    featureFlags: reader.word32('featureFlags'),
+    recorder: reader.text('recorder'),
+    writer: reader.text('writer'),
+    title: reader.text('title'),
+    processor: reader.optional('processor', parseProcessor) ?? parseProcessor('processor', {}),
+    adPolicy: AD_POLICIES[reader.named('adPolicy', AD_POLICIES)]!,
+    observable: reader.optional('observable', (name, names) => parseMask(listOf(name, names))) ?? USUAL_OBSERVABLE,
+    independent: reader.truth('independent'),
+    sources: reader.list('sources', parseSource),
+    knownFaults: reader.list('knownFaults', asText),
+    hypervisor: reader.optional('hypervisor', parseHypervisor),
+    omissions: reader.list('omissions', parseOmission),
+  };
+  reader.end();
+  return header;
+}
+
+function listOf(name: string, value: unknown): readonly unknown[] {
+  if (Array.isArray(value)) return value;
+  throw textProblem(`'${name}' is ${shown(value)}, but a list of kinds of observation is due`);
+}
+
+/** The registers that are not zero, and the source if it is not the first. */
+export function stateObject(registers: Uint32Array, source: number): TextObject {
+  const state: TextObject = {};
+  for (const [register, name] of REGISTER_NAMES.entries()) {
+    const word: Word64 = { lo: registers[2 * register]!, hi: registers[2 * register + 1]! };
+    if (word.lo !== 0 || word.hi !== 0) state[name] = wordText(word);
+  }
+  return source === 0 ? { state } : { state, source };
+}
+
+/** A whole state line. Throws E_TEXT_FORM. */
+export function parseState(object: ReadObject): { registers: Uint32Array; source: number } {
+  const registers = new Uint32Array(2 * REGISTER_COUNT);
+  for (const [name, value] of Object.entries(asObject('state', object['state']))) {
+    const register = REGISTER_NAMES.indexOf(name);
+    if (register < 0) throw textProblem(`'${name}' is no register${suggestion(name, REGISTER_NAMES)}`);
+    const { lo, hi } = parseWord(name, value);
+    registers[2 * register] = lo;
+    registers[2 * register + 1] = hi;
+  }
+  const reader = new ObjectReader(object, 'a state line');
+  reader.optional('state', () => true);
+  const source = reader.number('source', 0, 0xffff_ffff);
+  reader.end();
+  return { registers, source };
+}

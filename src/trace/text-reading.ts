@@ -1,0 +1,170 @@
+/** Text as traces, line by line: the other way of `text-writing.ts`. */
+
+import { Problem } from '../bits/problem.ts';
+import { REGISTER_COUNT } from '../formats/registers.ts';
+import { StepBuilder, type StepColumns } from './columns.ts';
+import type { TraceHeader } from './header.ts';
+import { type TraceLimits, withinLimit } from './limits.ts';
+import type { Stimulus } from './stimulus.ts';
+import { stimulusBytes, stimulusFault } from './stimulus-message.ts';
+import { parseNumber, shown, textProblem } from './text-fields.ts';
+import { parseHeader, parseState } from './text-header.ts';
+import { type Kind, OBSERVATION_KINDS, RARE_KIND, STEP_KINDS } from './text-kinds.ts';
+import type { TextLine } from './text-lines.ts';
+import { asList, asObject } from './text-objects.ts';
+import { namedKind, parseRow, type ReadObject } from './text-rows.ts';
+import { parseStimulus, STIMULUS_FIELDS } from './text-stimulus.ts';
+
+export type TextItem =
+  | { readonly kind: 'header'; readonly header: TraceHeader }
+  /** The steps between two state lines, whose columns are the caller's for good. */
+  | { readonly kind: 'steps'; readonly columns: StepColumns };
+
+const byKey = (kinds: readonly Kind[]): ReadonlyMap<string, Kind> =>
+  new Map(kinds.map((kind) => [kind.main.name, kind]));
+
+const RARE_KEYS = Object.keys(STIMULUS_FIELDS) as Stimulus['kind'][];
+/** Every key that names a step; the kinds of rare steps are here for suggestions. */
+const STEPS_BY_KEY = new Map([...byKey(STEP_KINDS), ...RARE_KEYS.map((key) => [key, RARE_KIND] as const)]);
+const OBSERVATIONS_BY_KEY = byKey(OBSERVATION_KINDS);
+/** Keys of a step's line that are no part of its row. */
+const STEP_KEYS = ['line', 'time', 'expect'];
+
+const NO_REGISTERS = new Uint32Array(2 * REGISTER_COUNT);
+const INT64_MAX = 2n ** 63n;
+
+function parseTime(value: unknown): bigint {
+  const whole =
+    typeof value === 'number' ? Number.isSafeInteger(value) : typeof value === 'string' && /^-?\d{1,19}$/.test(value);
+  const time = whole ? BigInt(value as number | string) : INT64_MAX;
+  if (time >= -INT64_MAX && time < INT64_MAX) return time;
+  throw textProblem(`'time' is ${shown(value)}, but nanoseconds, as a whole number or as a string of one, are due`);
+}
+
+class TextParser {
+  private readonly limits: TraceLimits;
+  private readonly builder = new StepBuilder();
+  private registers: Uint32Array = NO_REGISTERS;
+  private source = 0;
+  /** A header was there, a state line begins the present chunk. */
+  private begun = false;
+  private stated = false;
+  private stamped = 0;
+  private stimulusBytes = 0;
+
+  constructor(limits: TraceLimits) {
+    this.limits = limits;
+  }
+
+  /** Reads one line. Returns the items that it ends or is. */
+  line(text: string): TextItem[] {
+    if (text.trim() === '') return [];
+    let parsed: unknown;
+    try {
+      parsed = JSON.parse(text);
+    } catch {
+      throw textProblem('the line is no JSON');
+    }
+    const object = asObject('the line', parsed);
+    if ('header' in object) return this.header(object);
+    if (!this.begun) throw textProblem(`the first line is no header; {"header":{}} is the shortest`);
+    if ('state' in object) {
+      const items = this.end();
+      const { registers, source } = parseState(object);
+      this.registers = registers;
+      this.source = source;
+      this.stated = true;
+      return items;
+    }
+    this.step(object);
+    return [];
+  }
+
+  /** The steps since the last state line. */
+  end(): TextItem[] {
+    const { builder } = this;
+    if (builder.stepCount === 0 && !this.stated) return [];
+    const item: TextItem = { kind: 'steps', columns: builder.take(this.registers, this.source) };
+    this.registers = NO_REGISTERS;
+    this.source = 0;
+    this.stated = false;
+    this.stamped = 0;
+    this.stimulusBytes = 0;
+    return [item];
+  }
+
+  private header(object: ReadObject): TextItem[] {
+    const items = this.end();
+    const more = Object.keys(object).find((name) => name !== 'header');
+    if (more !== undefined) throw textProblem(`'${more}' is no field of a header line`);
+    items.push({ kind: 'header', header: parseHeader(object['header']) });
+    this.begun = true;
+    return items;
+  }
+
+  private step(object: ReadObject): void {
+    const { builder } = this;
+    const kind = namedKind(object, STEPS_BY_KEY, 'line');
+    const line = object['line'] === undefined ? 0 : parseNumber('line', object['line'], 0xffff_ffff);
+    if (kind === RARE_KIND) this.rare(object, line);
+    else {
+      const { op, address, second } = parseRow(object, kind, STEP_KEYS, `a step '${kind.main.name}'`);
+      builder.step(op, address.lo, address.hi, second.lo, second.hi, line);
+    }
+    if (object['time'] !== undefined) {
+      builder.stamp(parseTime(object['time']));
+      this.stamped++;
+    }
+    if (this.stamped !== 0 && this.stamped !== builder.stepCount) {
+      throw textProblem("between two state lines all steps have a 'time', or none has");
+    }
+    if (object['expect'] !== undefined) {
+      for (const [i, element] of asList('expect', object['expect']).entries()) this.observation(element, i);
+    }
+    withinLimit(this.limits, 'maxTextSteps', builder.stepCount, 'the number of steps since the last state line');
+    withinLimit(
+      this.limits,
+      'maxTextSteps',
+      builder.observationCount,
+      'the number of observations since the last state line',
+    );
+  }
+
+  private observation(element: unknown, i: number): void {
+    const object = asObject(`expect[${i}]`, element);
+    const kind = namedKind(object, OBSERVATIONS_BY_KEY, 'observation');
+    const { op, address, second } = parseRow(object, kind, [], `an observation '${kind.main.name}'`);
+    this.builder.observe(op, address.lo, address.hi, second.lo, second.hi);
+  }
+
+  private rare(object: ReadObject, line: number): void {
+    const key = RARE_KEYS.find((name) => name in object)!;
+    const { op } = parseRow(object, RARE_KIND, [key, ...STIMULUS_FIELDS[key], ...STEP_KEYS], `a step '${key}'`);
+    const stimulus = parseStimulus(object, key);
+    const fault = stimulusFault(stimulus, this.limits);
+    if (fault !== undefined) throw textProblem(fault);
+    this.stimulusBytes += stimulusBytes(stimulus);
+    withinLimit(this.limits, 'maxStimulusBytes', this.stimulusBytes, "the memory of the chunk's rare stimuli");
+    this.builder.rare(stimulus, op, line);
+  }
+}
+
+/** The headers and chunks that lines spell. Throws E_TEXT_FORM or E_LIMIT with the line's number. */
+export function* parseTextLines(lines: Iterable<TextLine>, limits: TraceLimits): Generator<TextItem, void, void> {
+  const parser = new TextParser(limits);
+  let last = 0;
+  let empty = true;
+  try {
+    for (const { text, line } of lines) {
+      last = line;
+      for (const item of parser.line(text)) {
+        empty = false;
+        yield item;
+      }
+    }
+    yield* parser.end();
+  } catch (error) {
+    throw error instanceof Problem ? error.at({ line: last }) : error;
+  }
+  if (empty) throw new Problem('E_TEXT_FORM', 'there is no header line', { line: 1 });
+}
