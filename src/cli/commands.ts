@@ -3,13 +3,25 @@
  * work is imported when it runs, so that `rewalk --help` is quick.
  */
 
+import { bench } from './bench.ts';
 import { check } from './check.ts';
 import type { Command } from './command.ts';
 import { convert } from './convert.ts';
 import { decode } from './decode.ts';
 import { importCommand } from './import.ts';
 import { recover } from './recover.ts';
+import { replay } from './replay.ts';
 import { stats } from './stats.ts';
 import { view } from './view.ts';
 
-export const COMMANDS: readonly Command[] = [view, stats, decode, check, recover, importCommand, convert];
+export const COMMANDS: readonly Command[] = [
+  replay,
+  view,
+  stats,
+  decode,
+  check,
+  recover,
+  importCommand,
+  convert,
+  bench,
+];

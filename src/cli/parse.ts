@@ -47,7 +47,7 @@ export async function parse(argv: readonly string[], columns: number | undefined
   let chosen: ((context: Context) => Promise<number>) | undefined;
   let output = '';
   let failure: Problem | undefined;
-  const command = COMMANDS.find(({ name }) => name === argv.find((arg) => !arg.startsWith('-')));
+  const command = commandIn(argv);
   const parser = yargs()
     .scriptName('rewalk')
     .locale('en')
@@ -63,7 +63,7 @@ export async function parse(argv: readonly string[], columns: number | undefined
     .epilogue('Each command explains itself: rewalk <command> --help')
     .fail((message, error) => {
       // Called once for the command and once more for the whole; the first says it best.
-      failure ??= error instanceof Problem ? error : usageProblem(message || String(error), argv, command);
+      failure ??= usageProblem(message || String(error), argv, command);
       throw failure;
     });
   // Choices and defaults stand in the descriptions; not in @types/yargs 17.
@@ -75,7 +75,7 @@ export async function parse(argv: readonly string[], columns: number | undefined
           chosen = run;
         },
         (problem) => {
-          failure ??= problem;
+          failure ??= withHelp(problem, command);
         },
       ),
     );
@@ -89,6 +89,20 @@ export async function parse(argv: readonly string[], columns: number | undefined
   });
   if (chosen === undefined) return { kind: 'text', text: output };
   return { kind: 'run', color: args.color, json: args['json'] === true, run: chosen };
+}
+
+/** The command that the arguments name: the first of them that is neither an option nor a global option's value. */
+function commandIn(argv: readonly string[]): Command | undefined {
+  const name = argv.find((arg, i) => !arg.startsWith('-') && argv[i - 1] !== '--color');
+  return COMMANDS.find((command) => command.name === name);
+}
+
+/** The problem with a way to help, if it has none of its own. */
+function withHelp(problem: Problem, command: Command | undefined): Problem {
+  const help = command === undefined ? 'rewalk --help' : `rewalk ${command.name} --help`;
+  return problem.remedy !== undefined
+    ? problem
+    : new Problem(problem.code, problem.message, problem.place, `see \`${help}\``);
 }
 
 /** yargs takes `--json=3` for false; a switch with a value other than true and false is a mistake. */
@@ -108,9 +122,8 @@ function usageProblem(message: string, argv: readonly string[], command: Command
     .replaceAll(SHIELD, '')
     .replace(/\s*\n\s*/g, ' ')
     .trim();
-  const help = command === undefined ? 'rewalk --help' : `rewalk ${command.name} --help`;
-  const problem = (sentence: string, remedy = `see \`${help}\``): Problem =>
-    new Problem('E_USAGE', sentence, {}, remedy);
+  const problem = (sentence: string, remedy?: string): Problem =>
+    withHelp(new Problem('E_USAGE', sentence, {}, remedy), command);
   const unknown = /^Unknown (?:argument|command)s?: (.*)$/.exec(text)?.[1];
   if (unknown !== undefined) return unknownArgument(unknown.split(', '), argv, command, problem);
   const missing = /^Not enough non-option arguments/.test(text);

@@ -1,5 +1,6 @@
 /** Standard output: lines, gathered into large writes, at the pace of whoever reads them. */
 
+import { ioProblem } from '../trace/input.ts';
 import { ClosedOutput, type TextStream } from './io.ts';
 
 /** Characters after which it is time to flush. */
@@ -14,7 +15,10 @@ export class ResultOutput {
   constructor(stream: TextStream) {
     this.stream = stream;
     stream.on('error', (error) => {
-      this.failure = error.code === 'EPIPE' ? new ClosedOutput('standard output was closed') : error;
+      this.failure =
+        error.code === 'EPIPE'
+          ? new ClosedOutput('standard output was closed')
+          : ioProblem(error, '<stdout>', 'write it');
       this.wake?.();
     });
   }
@@ -36,7 +40,7 @@ export class ResultOutput {
     return this.buffer.length >= ENOUGH;
   }
 
-  /** Hands over what has gathered and waits until the stream wants more. Throws ClosedOutput. */
+  /** Hands over what has gathered and waits until the stream wants more. Throws ClosedOutput or E_IO. */
   async flush(): Promise<void> {
     const text = this.buffer;
     this.buffer = '';

@@ -4,6 +4,9 @@ import { hex64 } from '../bits/word64.ts';
 import {
   OBS_KIND_MASK,
   OBS_NAMES,
+  OBS_NESTED_ACCESS_MASK,
+  OBS_NESTED_ACCESS_SHIFT,
+  OBS_NESTED_OF_TABLE,
   OBS_REGISTER_MASK,
   OBS_REGISTER_SHIFT,
   OBS_VECTOR_MASK,
@@ -155,5 +158,10 @@ function describe(row: Row): string {
   if (kind === Obs.ENTRY_WRITE) return `a write of ${hex(row.valueLo, row.valueHi)} to the ${entryPlace(row)}`;
   if (kind === Obs.ENTRY_AFTER) return `${hex(row.valueLo, row.valueHi)} left in the ${entryPlace(row)}`;
   if (kind === Obs.TRANSLATED) return `a translation to ${hex(row.addressLo, row.addressHi)}`;
+  if (kind === Obs.NESTED_WALK) {
+    const what = (row.op & OBS_NESTED_OF_TABLE) !== 0 ? 'a page-table page' : 'the final address';
+    const type = TYPES[(row.op >>> OBS_NESTED_ACCESS_SHIFT) & OBS_NESTED_ACCESS_MASK];
+    return `the second-stage translation of guest-physical ${hex(row.addressLo, row.addressHi)} (${what}) for ${type}`;
+  }
   return name(row);
 }

@@ -2,6 +2,7 @@
 
 import { OBS_DIM_MASK, OBS_DIM_SHIFT, OBS_KIND_MASK, Obs } from '../formats/observation.ts';
 import type { Divergence, Judgement, Receipt, ReplayResult, Row, Verdict } from '../replay/result.ts';
+import type { Totals } from '../replay/totals.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { escapeControls } from './escape.ts';
 import { ContextTracker, translationName } from './row-context.ts';
@@ -11,6 +12,9 @@ import { countText, tableLines } from './table.ts';
 
 /** Puts a style on a text; the identity where no colour is wanted. */
 export type PaintText = (style: 'bold' | 'green' | 'red' | 'yellow' | 'dim', text: string) => string;
+
+/** Rows shown from the first difference on. */
+const MAXIMUM_ROWS = 12;
 
 const VERDICT_TEXT: Readonly<Record<Verdict, string>> = {
   match: 'match',
@@ -44,6 +48,40 @@ function listOf(counts: Readonly<Record<string, number>>): string {
     .join(', ');
 }
 
+/** What a receipt and the totals of many have in common. */
+type Counted = Pick<
+  Receipt,
+  'counts' | 'observationsPredicted' | 'skipped' | 'notModelled' | 'staleAllowed' | 'undetermined' | 'expected'
+>;
+
+function countLines(counted: Counted): string[] {
+  const head = ['observation', 'count', 'predicted', 'renamed', 'learned', 'input'];
+  const rows = counted.counts.map((c) => [
+    c.kind,
+    ...[c.observations, c.predicted, c.renamed, c.learned, c.input].map(countText),
+  ]);
+  const lines = ['compared and equal; predicted to input are fields:'];
+  lines.push(...tableLines([head, ...rows], ['left', 'right', 'right', 'right', 'right', 'right'], 2));
+  lines.push(`observations predicted in every field: ${countText(counted.observationsPredicted)}`);
+  if (sum(counted.skipped) > 0) lines.push(`not compared: ${listOf(counted.skipped)}`);
+  if (sum(counted.notModelled) > 0) lines.push(`not modelled: ${listOf(counted.notModelled)}`);
+  if (counted.staleAllowed > 0) lines.push(`match (stale, allowed): ${countText(counted.staleAllowed)}`);
+  if (counted.undetermined > 0) lines.push(`undetermined: ${countText(counted.undetermined)}`);
+  if (sum(counted.expected) > 0) lines.push(`expected, by known fault: ${listOf(counted.expected)}`);
+  return lines;
+}
+
+/** All traces of a run together. */
+export function totalLines(totals: Totals, paint: PaintText): string[] {
+  const verdicts = listOf(Object.fromEntries(Object.entries(totals.verdicts).filter(([, count]) => count > 0)));
+  const good = totals.traces > 0 && totals.verdicts.match === totals.traces;
+  return [
+    paint('bold', `${countText(totals.traces)} traces, ${countText(totals.steps)} steps`),
+    ...countLines(totals),
+    paint(good ? 'green' : 'red', verdicts === '' ? 'nothing replayed' : verdicts),
+  ];
+}
+
 /** The receipt: what was compared, what was not and why. */
 export function receiptLines(receipt: Receipt): string[] {
   const facts: [string, string][] = [
@@ -54,23 +92,7 @@ export function receiptLines(receipt: Receipt): string[] {
     ['steps', `${countText(receipt.steps)}: ${listOf(receipt.stepsByKind)}`],
   ];
   const lines = tableLines(facts.map(([name, value]) => [name, escapeControls(value)]));
-  const counts = receipt.counts.map((c) => [
-    c.kind,
-    countText(c.observations),
-    countText(c.predicted),
-    countText(c.renamed),
-    countText(c.learned),
-    countText(c.input),
-  ]);
-  lines.push('compared and equal, in fields:');
-  const head = ['observation', 'count', 'predicted', 'renamed', 'learned', 'input'];
-  lines.push(...tableLines([head, ...counts], ['left', 'right', 'right', 'right', 'right', 'right'], 2));
-  lines.push(`observations predicted in every field: ${countText(receipt.observationsPredicted)}`);
-  if (sum(receipt.skipped) > 0) lines.push(`not compared: ${listOf(receipt.skipped)}`);
-  if (sum(receipt.notModelled) > 0) lines.push(`not modelled: ${listOf(receipt.notModelled)}`);
-  if (receipt.staleAllowed > 0) lines.push(`match (stale, allowed): ${countText(receipt.staleAllowed)}`);
-  if (receipt.undetermined > 0) lines.push(`undetermined: ${countText(receipt.undetermined)}`);
-  if (sum(receipt.expected) > 0) lines.push(`expected, by known fault: ${listOf(receipt.expected)}`);
+  lines.push(...countLines(receipt));
   for (const sentence of receipt.brokenExpectations)
     lines.push(`expectation does not hold: ${escapeControls(sentence)}`);
   return lines;
@@ -118,10 +140,13 @@ export function divergenceLines(divergence: Divergence, header: TraceHeader, pai
     for (const row of recorded.slice(0, at)) lines.push(paint('dim', `    ${text(row, context)}`));
   }
   const end = Math.max(recorded.length, replayed.length);
-  for (let i = at; i < end; i++) {
-    lines.push(`  recorded: ${text(recorded[i], context)}`);
-    lines.push(`  replayed: ${text(replayed[i], context)}`);
-  }
+  const shown = Math.min(end, at + MAXIMUM_ROWS);
+  const sides = Array.from({ length: shown - at }, (_, i) => [
+    text(recorded[at + i], context),
+    text(replayed[at + i], context),
+  ]);
+  lines.push(...tableLines([['recorded', 'replayed'], ...sides], [], 4));
+  if (shown < end) lines.push(`    and ${end - shown} more`);
   const unseen = divergence.walk.length > replayed.length ? divergence.walk : [];
   if (unseen.length > 0) {
     lines.push('  the walk of the replay:');

@@ -71,6 +71,9 @@ const STORE_SIZES = [1, 2, 4, 8];
 export class StepRules {
   private readonly findings: Findings;
   private readonly header: TraceHeader;
+  /** Where what is being looked at stands; made into a place only for findings. */
+  private chunkPlace: Place = {};
+  private ordinal: number | undefined;
   private lastLine = 0;
   private lastSource = 0;
   private lastTime: bigint | undefined;
@@ -82,124 +85,127 @@ export class StepRules {
 
   /** Checks one chunk. `place`: the chunk's. */
   check(columns: StepColumns, place: Place): void {
-    this.chunk(columns, place);
+    this.chunkPlace = place;
+    this.ordinal = undefined;
+    this.chunk(columns);
     let row = 0;
     for (let step = 0; step < columns.stepCount; step++) {
-      const at = { ...place, step: columns.firstOrdinal + step };
-      this.step(columns, step, at);
+      this.ordinal = columns.firstOrdinal + step;
+      this.step(columns, step);
       const end = columns.observationEnd[step]!;
-      this.rows(columns, step, row, end, at);
+      this.rows(columns, step, row, end);
       row = end;
-      this.origin(columns, step, at);
+      this.origin(columns, step);
     }
   }
 
-  private error(id: string, place: Place, sentence: string): void {
-    this.findings.add(id, 'error', place, sentence);
+  private error(id: string, sentence: string): void {
+    this.find(id, 'error', sentence);
   }
 
-  private chunk(columns: StepColumns, place: Place): void {
+  private find(id: string, severity: 'error' | 'warning', sentence: string): void {
+    const place = this.ordinal === undefined ? this.chunkPlace : { ...this.chunkPlace, step: this.ordinal };
+    this.findings.add(id, severity, place, sentence);
+  }
+
+  private chunk(columns: StepColumns): void {
     const { source } = columns;
     if (source > 0 && source >= this.header.sources.length) {
-      this.error('chunk.source', place, `the chunk comes from source ${source}, which the header does not list`);
+      this.error('chunk.source', `the chunk comes from source ${source}, which the header does not list`);
     }
     if (source !== this.lastSource) this.lastLine = 0;
     this.lastSource = source;
-    for (const stimulus of columns.stimuli) if (stimulus.kind !== 'note') this.physical(stimulus.address.hi, place);
+    for (const stimulus of columns.stimuli) if (stimulus.kind !== 'note') this.physical(stimulus.address.hi);
   }
 
   /** A physical address that the processor does not have. */
-  private physical(hi: number, place: Place): void {
+  private physical(hi: number): void {
     const width = this.header.processor.maxphyaddr;
     if (hi >>> (width - 32) === 0) return;
-    this.error('address.beyond-maxphyaddr', place, `a physical address has more than the processor's ${width} bits`);
+    this.error('address.beyond-maxphyaddr', `a physical address has more than the processor's ${width} bits`);
   }
 
-  private step(columns: StepColumns, step: number, place: Place): void {
+  private step(columns: StepColumns, step: number): void {
     const op = columns.op[step]!;
     const kind = op & STEP_KIND_MASK;
     const unknown = (op & stepKindOf(op).rest) >>> 0;
-    if (unknown !== 0)
-      this.error('step.bits', place, `the step's word has bits that mean nothing: 0x${unknown.toString(16)}`);
+    if (unknown !== 0) this.error('step.bits', `the step's word has bits that mean nothing: 0x${unknown.toString(16)}`);
     const lo = columns.address[2 * step]!;
     const hi = columns.address[2 * step + 1]!;
     switch (kind) {
       case StepKind.ACCESS:
-        this.access(columns, step, place);
+        this.access(columns, step);
         return;
       case StepKind.STORE:
-        this.physical(hi, place);
-        this.store(columns, step, place);
+        this.physical(hi);
+        this.store(columns, step);
         return;
       case StepKind.CLEAR_PAGE:
-        this.physical(hi, place);
-        if ((lo & 0xfff) !== 0) this.error('clear-page.alignment', place, `${address(lo, hi)} is not 4 KiB aligned`);
+        this.physical(hi);
+        if ((lo & 0xfff) !== 0) this.error('clear-page.alignment', `${address(lo, hi)} is not 4 KiB aligned`);
         return;
       case StepKind.REGISTER_WRITE:
       case StepKind.REGISTER_SET:
-        this.register((op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK, 'step.register', place);
+        this.register((op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK, 'step.register');
         return;
       default:
         return;
     }
   }
 
-  private register(register: number, id: string, place: Place): void {
-    if (register >= REGISTER_COUNT) this.error(id, place, `there is no register ${register}`);
+  private register(register: number, id: string): void {
+    if (register >= REGISTER_COUNT) this.error(id, `there is no register ${register}`);
   }
 
-  private access(columns: StepColumns, step: number, place: Place): void {
+  private access(columns: StepColumns, step: number): void {
     const op = columns.op[step]!;
     const lo = columns.address[2 * step]!;
     const length = (op >>> ACCESS_LENGTH_SHIFT) & ACCESS_LENGTH_MASK;
     if ((lo & 0xfff) + length > 0x1000) {
       this.error(
         'access.crosses-page',
-        place,
         `${length} bytes at ${address(lo, columns.address[2 * step + 1]!)} leave the page`,
       );
     }
     if ((op & ACCESS_USER) !== 0 && ((op >>> ACCESS_CPL_SHIFT) & ACCESS_CPL_MASK) !== 3) {
-      this.error('access.user-cpl', place, 'a user-mode access is made at a privilege level other than 3');
+      this.error('access.user-cpl', 'a user-mode access is made at a privilege level other than 3');
     }
     if ((op & ACCESS_EXPECTS_ADDRESS) === 0) return;
-    this.observable(Obs.TRANSLATED, place);
-    this.physical(columns.operand[2 * step + 1]!, place);
-    this.offset(lo, columns.operand[2 * step]!, place);
+    this.observable(Obs.TRANSLATED);
+    this.physical(columns.operand[2 * step + 1]!);
+    this.offset(lo, columns.operand[2 * step]!);
   }
 
   /** No page is smaller than 4 KiB, so translating changes nothing below bit 12. */
-  private offset(linear: number, physical: number, place: Place): void {
+  private offset(linear: number, physical: number): void {
     if (((linear ^ physical) & 0xfff) === 0) return;
-    this.error('access.offset', place, 'the expected physical address has another page offset than the linear one');
+    this.error('access.offset', 'the expected physical address has another page offset than the linear one');
   }
 
-  private store(columns: StepColumns, step: number, place: Place): void {
+  private store(columns: StepColumns, step: number): void {
     const size = (columns.op[step]! >>> STORE_SIZE_SHIFT) & STORE_SIZE_MASK;
     if (!STORE_SIZES.includes(size)) {
-      this.error('store.size', place, `a store has ${size} bytes; it has 1, 2, 4 or 8`);
+      this.error('store.size', `a store has ${size} bytes; it has 1, 2, 4 or 8`);
       return;
     }
     const lo = columns.address[2 * step]!;
-    if ((lo & 0xfff) + size > 0x1000)
-      this.error('store.crosses-page', place, `a store of ${size} bytes leaves its page`);
+    if ((lo & 0xfff) + size > 0x1000) this.error('store.crosses-page', `a store of ${size} bytes leaves its page`);
     const beyond =
       size === 8 ? 0 : columns.operand[2 * step + 1]! | (size === 4 ? 0 : columns.operand[2 * step]! >>> (8 * size));
-    if (beyond !== 0) this.error('store.value', place, `the value does not fit in the store's ${size} bytes`);
+    if (beyond !== 0) this.error('store.value', `the value does not fit in the store's ${size} bytes`);
   }
 
-  private observable(kind: number, place: Place): void {
+  private observable(kind: number): void {
     if (((this.header.observable >>> kind) & 1) !== 0) return;
     const name = OBS_NAMES[kind] ?? String(kind);
-    this.findings.add(
+    this.find(
       'observation.not-observable',
       'warning',
-      place,
       `'${name}' is expected, but by the header the recorder could not see it, so it is not compared`,
     );
   }
 
-  private rows(columns: StepColumns, step: number, start: number, end: number, place: Place): void {
+  private rows(columns: StepColumns, step: number, start: number, end: number): void {
     const op = columns.op[step]!;
     const legal = LEGAL_ROWS[op & STEP_KIND_MASK]!;
     const isAccess = (op & STEP_KIND_MASK) === StepKind.ACCESS;
@@ -207,33 +213,28 @@ export class StepRules {
     for (let row = start; row < end; row++) {
       const kind = columns.observationOp[row]! & OBS_KIND_MASK;
       if (((legal >>> kind) & 1) === 0) {
-        this.error('observation.kind', place, `'${OBS_NAMES[kind]}' cannot be observed of a step of this kind`);
-      } else this.observable(kind, place);
-      this.row(columns, row, place);
+        this.error('observation.kind', `'${OBS_NAMES[kind]}' cannot be observed of a step of this kind`);
+      } else this.observable(kind);
+      this.row(columns, row);
       if (kind !== Obs.TRANSLATED) continue;
       translated++;
-      if (isAccess) this.offset(columns.address[2 * step]!, columns.observationAddress[2 * row]!, place);
+      if (isAccess) this.offset(columns.address[2 * step]!, columns.observationAddress[2 * row]!);
     }
-    if (translated > 1)
-      this.error('access.translated-twice', place, 'an access is expected to be translated more than once');
+    if (translated > 1) this.error('access.translated-twice', 'an access is expected to be translated more than once');
   }
 
-  private row(columns: StepColumns, row: number, place: Place): void {
+  private row(columns: StepColumns, row: number): void {
     const op = columns.observationOp[row]!;
     const kind = op & OBS_KIND_MASK;
     if ((op & OBS_LEARNED) !== 0) {
-      this.error('observation.learned', place, 'an observation is marked as learned, which only a machine does');
+      this.error('observation.learned', 'an observation is marked as learned, which only a machine does');
     }
     const unknown = (op & observationKindOf(op).rest & ~OBS_LEARNED) >>> 0;
     if (unknown !== 0) {
-      this.error(
-        'observation.bits',
-        place,
-        `an observation's word has bits that mean nothing: 0x${unknown.toString(16)}`,
-      );
+      this.error('observation.bits', `an observation's word has bits that mean nothing: 0x${unknown.toString(16)}`);
     }
     if (kind === Obs.REGISTER) {
-      this.register((op >>> OBS_REGISTER_SHIFT) & OBS_REGISTER_MASK, 'observation.register', place);
+      this.register((op >>> OBS_REGISTER_SHIFT) & OBS_REGISTER_MASK, 'observation.register');
     }
     if (kind !== Obs.ELEMENT && kind !== Obs.ENTRY_WRITE && kind !== Obs.ENTRY_AFTER) return;
     const lo = columns.observationAddress[2 * row]!;
@@ -241,20 +242,18 @@ export class StepRules {
     if ((lo & (size - 1)) === 0) return;
     this.error(
       'observation.alignment',
-      place,
       `an entry of ${size} bytes at ${address(lo, columns.observationAddress[2 * row + 1]!)} is not aligned`,
     );
   }
 
   /** Lines and times rise as the recorder wrote them. A merged or reordered source may have its reasons. */
-  private origin(columns: StepColumns, step: number, place: Place): void {
+  private origin(columns: StepColumns, step: number): void {
     const line = columns.lineOf(step);
     if (line !== undefined) {
       if (line < this.lastLine) {
-        this.findings.add(
+        this.find(
           'origin.line',
           'warning',
-          place,
           `the step comes from line ${line}, the one before from line ${this.lastLine}`,
         );
       }
@@ -262,12 +261,7 @@ export class StepRules {
     }
     const time = columns.timeOf(step);
     if (time !== undefined && this.lastTime !== undefined && time < this.lastTime) {
-      this.findings.add(
-        'origin.time',
-        'warning',
-        place,
-        `the step happened ${this.lastTime - time} ns before the one before it`,
-      );
+      this.find('origin.time', 'warning', `the step happened ${this.lastTime - time} ns before the one before it`);
     }
     this.lastTime = time;
   }

@@ -88,12 +88,13 @@ export class RandomAccess {
     if (this.found !== undefined) return this.found;
     const found: FoundSegment[] = [];
     let chunks = 0;
-    for (let end = this.size; end > 0; end = found[0]!.start) {
+    for (let end = this.size; end > 0; end = found.at(-1)!.start) {
       const segment = this.segmentBefore(end);
       chunks += segment.index.chunks.length + 2;
       withinLimit(this.limits, 'maxChunks', chunks, "the number of the file's chunks");
-      found.unshift(segment);
+      found.push(segment);
     }
+    found.reverse();
     let firstChunk = 0;
     for (const segment of found) {
       segment.firstChunk = firstChunk;

@@ -9,7 +9,8 @@ import type { StepWriter } from './step-writer.ts';
 
 /** What the guest's handlers print as a vector when its hypervisor ended the access. */
 export const ReportedVector = {
-  DEBUG_TRAP: 128,
+  /** The `int 0x80` behind the instruction was reached. */
+  COMPLETED: 128,
   VMFUNC: 250,
   EPT_MISCONFIG: 251,
   OTHER_EXIT: 252,

@@ -3,7 +3,7 @@
  * check of rights. Only used to know *where* an entry is that a mark names by address and level.
  */
 
-import type { KnownMemory } from './known-memory.ts';
+import type { GuestMemory } from './guest-memory.ts';
 
 /** How a tree of tables is laid out. */
 export interface TableShape {
@@ -41,7 +41,7 @@ const identity: TableAddress = (address) => address;
  * `visit`, if given, is called for every entry above with its level and place.
  */
 export function entryAddress(
-  memory: KnownMemory,
+  memory: GuestMemory,
   shape: TableShape,
   root: bigint,
   address: bigint,
@@ -64,7 +64,7 @@ export function entryAddress(
 
 /** Translates `address` through 4 KiB, 2 MiB and 1 GiB pages, or `undefined`. */
 export function translateThrough(
-  memory: KnownMemory,
+  memory: GuestMemory,
   shape: TableShape,
   root: bigint,
   address: bigint,
@@ -99,7 +99,7 @@ export function shapeOfMode(mode: number): TableShape {
  * is known of the tree below `root`; `undefined` if the table is not in it. `table`: the address as entries name it.
  */
 export function addressBelow(
-  memory: KnownMemory,
+  memory: GuestMemory,
   shape: TableShape,
   root: bigint,
   table: bigint,

@@ -9,8 +9,9 @@ import { basename } from 'node:path';
 import { Obs, obsBit } from '../../formats/observation.ts';
 import type { StepColumns } from '../../trace/columns.ts';
 import { FORMAT_VERSION, type TraceHeader } from '../../trace/header.ts';
+import { WRITER } from '../../trace/version.ts';
 import type { StepSink } from '../sink.ts';
-import { Conversion } from './conversion.ts';
+import { convert } from './conversion.ts';
 import { hypervisorOf } from './hypervisor.ts';
 import { knownFaults } from './known-faults.ts';
 import { processorOf } from './processor.ts';
@@ -39,9 +40,7 @@ export async function importKvmGuest(folder: string, sink: StepSink, options: Kv
   const header = headerOf(recording, [basename(folder), options.vm].filter((part) => part !== undefined).join(', '));
   // QEMU with one processor makes a locked instruction as a load and a store; with several, as one access.
   const splitsRmw = header.processor.vendor === 'amd' && !recording.together;
-  const conversion = new Conversion(recording, kept, { splitsRmw });
-  conversion.run();
-  const omissions = [...conversion.omissions].map(([what, count]) => ({ what, count }));
+  const omissions = [...convert(recording, kept, splitsRmw)].map(([what, count]) => ({ what, count }));
   sink.header({ ...header, omissions });
   for (const columns of runs) sink.steps(columns);
 }
@@ -49,19 +48,24 @@ export async function importKvmGuest(folder: string, sink: StepSink, options: Kv
 function headerOf(recording: GuestRecording, scenario: string): TraceHeader {
   const processor = processorOf(recording.marks);
   const hypervisor = hypervisorOf(recording.kvmParameters, recording.commandLine);
-  const nested = recording.marks.some((mark) => mark.kind === 'l1Vmcb' || mark.kind === 'l1Vmcs');
+  const { marks, together } = recording;
+  const secondStage = marks.some(
+    (mark) => (mark.kind === 'l1Vmcb' && mark.np !== 0) || (mark.kind === 'l1Vmcs' && mark.useept !== 0),
+  );
+  const start = marks.find((mark) => mark.kind === 'vmmStart');
+  const levels = start?.kind === 'vmmStart' ? start.mode : 4;
   return {
     formatVersion: FORMAT_VERSION,
     featureFlags: 0,
-    recorder: 'kvm-guest marks',
-    writer: '',
+    recorder: `marks of a guest under ${hypervisor.name} ${hypervisor.version}`,
+    writer: WRITER,
     title: `${scenario}: what the guest saw`,
     processor,
     adPolicy: 'after-permissions',
     observable: OBSERVABLE >>> 0,
     independent: false,
     sources: recording.sources,
-    knownFaults: knownFaults({ processor, tdp: hypervisor.tdp, several: recording.together, nested }),
+    knownFaults: knownFaults({ processor, tdp: hypervisor.tdp, together, secondStage, levels }),
     hypervisor,
     omissions: [],
   };

@@ -1,30 +1,46 @@
 /**
- * Deviations of the recorded systems from the architecture that may show in these recordings, by name. Each is
- * described in the README beside this file.
+ * Deviations of the recorded systems from the architecture, by name, as they may show in a recording of this kind. The
+ * README beside this file tells each.
  */
 
 import type { Processor } from '../../trace/header.ts';
 
 export interface RecordedSystem {
   readonly processor: Processor;
-  /** KVM used two-dimensional paging. */
+  /** KVM used two-dimensional paging: the processor walked the guest's tables itself. */
   readonly tdp: boolean;
-  /** The recorded processor had several CPUs. */
-  readonly several: boolean;
-  /** The guest is a hypervisor. */
-  readonly nested: boolean;
+  /** Several guests ran at once, on several processors. */
+  readonly together: boolean;
+  /** The guest runs a guest of its own under EPT or NPT. */
+  readonly secondStage: boolean;
+  /** Levels of the guest's paging: the VMM's `mode`. */
+  readonly levels: number;
 }
 
-export function knownFaults({ processor, tdp, several, nested }: RecordedSystem): string[] {
+export function knownFaults({ processor, tdp, together, secondStage, levels }: RecordedSystem): string[] {
+  const { vendor, features } = processor;
   const faults = ['kvm-emulated-fetch-fault-is-ud'];
-  if (processor.vendor === 'amd') {
-    if (tdp) faults.push('qemu-rsvd-without-p');
-    if (!several) faults.push('qemu-rmw-is-read-then-write');
-    if (nested && tdp) faults.push('kvm-6.1-emulated-npf-always-final');
+  const add = (list: readonly string[], when: boolean): void => {
+    if (when) faults.push(...list);
+  };
+  if (vendor === 'amd') {
+    add(['qemu-rsvd-without-p'], tdp);
+    add(['qemu-accessed-in-reserved-1g'], tdp && levels >= 4);
+    add(['qemu-rmw-is-read-then-write'], !together);
+    add(['kvm-emulated-npf-always-final', 'kvm-emulated-exit-without-offset'], secondStage);
   }
-  if (processor.vendor === 'intel' && nested && tdp) {
-    faults.push('kvm-6.1-emulated-qualification', 'kvm-6.1-emulated-linear-address');
+  if (vendor === 'intel') {
+    add(['bochs-keys-by-non-leaf-entries'], features.includes('pku'));
+    add(
+      [
+        'bochs-ept-ad-table-access-without-read',
+        'kvm-emulated-exit-without-offset',
+        'kvm-emulated-qualification',
+        'kvm-emulated-access-needs-ept-read',
+      ],
+      secondStage,
+    );
   }
-  if (!tdp) faults.push('kvm-shadow-stale');
+  add(['kvm-shadow-keeps-large-page'], !tdp && levels === 2);
   return faults;
 }

@@ -42,6 +42,8 @@ interface SecondStage {
 
 export class TableKnowledge {
   private readonly writer: StepWriter;
+  /** The guest announces its stores. */
+  private readonly announced: boolean;
   private readonly count: (what: string) => void;
   private shape: TableShape = LONG_MODE;
   private second: SecondStage | undefined;
@@ -55,8 +57,9 @@ export class TableKnowledge {
   /** Last announced store into each table page. */
   private readonly lastStore = new Map<bigint, bigint>();
 
-  constructor(writer: StepWriter, count: (what: string) => void) {
+  constructor(writer: StepWriter, announced: boolean, count: (what: string) => void) {
     this.writer = writer;
+    this.announced = announced;
     this.count = count;
   }
 
@@ -104,7 +107,8 @@ export class TableKnowledge {
       writer.memory.write(address, size, seen);
       return;
     }
-    this.count(known === undefined ? 'entry first known when read' : 'unexplained overwrite');
+    const change = this.announced ? 'unexplained overwrite' : 'store not announced';
+    this.count(known === undefined ? 'entry first known when read' : change);
     writer.know(address, size, seen, Provenance.INFERRED);
   }
 
@@ -137,11 +141,11 @@ export class TableKnowledge {
   }
 
   /** An entry above a leaf, which the guest read; in recordings without stores perhaps just after it stored it. */
-  seeUpper(address: bigint, level: number, seen: bigint, announced: boolean): void {
+  seeUpper(address: bigint, level: number, seen: bigint): void {
     this.told.add(address);
     const known = this.writer.memory.read(address, this.entrySize);
     const news = known === undefined || !agrees(known, seen, X86_AD);
-    if (news && !announced) this.compare(address, this.entrySize, seen, X86_AD);
+    if (news && !this.announced) this.compare(address, this.entrySize, seen, X86_AD);
     else this.see(Dim.GUEST, level, address, this.entrySize, seen, X86_AD);
   }
 

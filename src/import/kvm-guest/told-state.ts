@@ -45,6 +45,11 @@ export class ToldState {
     this.writer.writeRegister(register, value);
   }
 
+  /** The guest says that it has written the register's own value again, with more bits set. */
+  rewritten(register: RegId, bits: bigint): void {
+    if (!this.announced) this.written(register, this.writer.registers.get(register) | bits);
+  }
+
   private bits(register: RegId, mask: number, on: boolean): void {
     const old = this.writer.registers.get(register);
     this.written(register, on ? old | BigInt(mask) : old & ~BigInt(mask));

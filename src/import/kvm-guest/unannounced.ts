@@ -6,8 +6,8 @@
 
 import { Provenance } from '../../formats/step.ts';
 import type { Dump } from './dump.ts';
+import { frameNumber } from './guest-memory.ts';
 import { entryAddress, entrySize, type TableAddress, type TableShape } from './guest-tables.ts';
-import { frameNumber } from './known-memory.ts';
 import type { StepWriter } from './step-writer.ts';
 
 /** The accessed bit of the x86 formats. */

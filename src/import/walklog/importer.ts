@@ -73,6 +73,13 @@ const STATE_FIELDS: Readonly<Record<string, number>> = {
   smm: Reg.SMM,
 };
 
+/** Records that are read and left out on purpose, and why. */
+const OMITTED: Readonly<Record<string, string>> = {
+  F: 'F records: what the emulator flushed, more than the architecture asks for',
+  E: 'E records: exceptions other than #PF',
+  Z: 'Z records: totals',
+};
+
 /** What a write of the register may change by itself; an `S` before its record that names these is an outcome. */
 const PDPTES = [Reg.PDPTE0, Reg.PDPTE1, Reg.PDPTE2, Reg.PDPTE3];
 const CHANGED_BY: Readonly<Record<number, readonly number[]>> = {
@@ -88,7 +95,6 @@ export class WalklogImport {
   private readonly known = new KnownMemory();
   private readonly registers = new Uint32Array(2 * REGISTER_COUNT);
   private chunkRegisters = new Uint32Array(2 * REGISTER_COUNT);
-  private readonly omitted = new Map<string, number>();
   private line = 0;
   /** State changes read but not yet placed: they belong to the record that follows. */
   private pending = new Map<number, Word64>();
@@ -115,12 +121,11 @@ export class WalklogImport {
     if (this.steps.stepCount >= STEPS_PER_CHUNK) this.flush();
   }
 
-  /** Ends the import: what is pending becomes steps. Returns what was left out on purpose. */
-  finish(): Map<string, number> {
+  /** Ends the import: what is pending becomes steps. */
+  finish(): void {
     this.placeEntry();
     this.setPending();
     this.flush();
-    return this.omitted;
   }
 
   private dispatch(tokens: readonly string[]): void {
@@ -150,22 +155,9 @@ export class WalklogImport {
       case 'V':
         this.transition(tokens);
         break;
-      case 'F':
-        this.omit('F: flushes of the emulator, more than the architecture asks for');
-        break;
-      case 'E':
-        this.omit('E: exceptions other than #PF');
-        break;
-      case 'Z':
-        this.omit('Z: totals');
-        break;
       default:
-        throw new TokenError(`unknown record "${kind ?? ''}"`);
+        if (!(kind !== undefined && kind in OMITTED)) throw new TokenError(`unknown record "${kind ?? ''}"`);
     }
-  }
-
-  private omit(what: string): void {
-    this.omitted.set(what, (this.omitted.get(what) ?? 0) + 1);
   }
 
   private flush(): void {
@@ -403,20 +395,40 @@ function splitRows(tokens: readonly string[]): { rows: Row[]; result: string[] }
   return { rows: tokens.slice(0, end).map(parseToken), result: tokens.slice(end) };
 }
 
+/** The lines of a plain or gzip-compressed file. */
+async function* linesOf(path: string): AsyncGenerator<string, void, void> {
+  const raw = createReadStream(path);
+  const stream = path.endsWith('.gz') ? raw.pipe(createGunzip()) : raw;
+  raw.on('error', (error) => stream.destroy(error));
+  try {
+    yield* createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY });
+  } catch (error) {
+    throw new Problem('E_IMPORT', `the log cannot be read: ${(error as Error).message}`, { file: path });
+  }
+}
+
+/** Counts what will be left out: the header, which comes first, says so. */
+async function countOmissions(path: string): Promise<TraceHeader['omissions']> {
+  const counts = new Map<string, number>();
+  for await (const line of linesOf(path)) {
+    const what = OMITTED[line[0] ?? ''];
+    if (what !== undefined) counts.set(what, (counts.get(what) ?? 0) + 1);
+  }
+  return [...counts].map(([what, count]) => ({ what, count }));
+}
+
 /** Reads the walk log at `path` (plain or `.gz`) into `sink`. Problems: E_IMPORT with file and line. */
 export async function importWalklog(path: string, sink: StepSink): Promise<TraceHeader> {
   const name = basename(path);
   const source = { name, size: statSync(path).size, sha256: createHash('sha256').update(readFileSync(path)).digest() };
-  const raw = createReadStream(path);
-  const stream = path.endsWith('.gz') ? raw.pipe(createGunzip()) : raw;
-  raw.on('error', (error) => stream.destroy(error));
+  const omissions = await countOmissions(path);
   let header: TraceHeader | undefined;
   const importer = new WalklogImport(sink, name);
   let line = 0;
-  for await (const text of createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY })) {
+  for await (const text of linesOf(path)) {
     line++;
     if (line === 1) {
-      header = parseWalklogHeader(text, source);
+      header = { ...parseWalklogHeader(text, source), omissions };
       sink.header(header);
     } else {
       importer.record(text, line);

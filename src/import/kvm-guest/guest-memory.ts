@@ -12,7 +12,7 @@ interface KnownPage {
   readonly known: Uint8Array;
 }
 
-export class KnownMemory {
+export class GuestMemory {
   private readonly pages = new Map<number, KnownPage>();
 
   private page(frame: number): KnownPage {

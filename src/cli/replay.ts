@@ -1,0 +1,101 @@
+/** `rewalk replay`: the main job. Steps into the machine, observations compared, verdict and exit status. */
+
+import { ExitStatus, Problem } from '../bits/problem.ts';
+import { NOT_MODELLED_NAMES, OBS_NAMES } from '../formats/observation.ts';
+import { defineCommand, jsonOption } from './command.ts';
+import { addressRange, frameRange, names, wholeNumber } from './option-values.ts';
+import { FILTER_KINDS, type StepFilter } from './step-filter.ts';
+import { rangeOptions, stepRange } from './step-range.ts';
+import { suggestion } from './suggest.ts';
+import { traceFiles, tracesPositional } from './traces.ts';
+
+const FILTERS = ['kind', 'observed', 'gva', 'entry', 'gfn'];
+
+/** `--filter gva=0x1000+0x1000`, repeatable: the filters of `view`, all of which must hold. */
+function filterValue(value: unknown): StepFilter | undefined {
+  if (value === undefined) return undefined;
+  const given = new Map<string, string>();
+  for (const text of (Array.isArray(value) ? value : [value]).map(String)) {
+    const [name = '', ...rest] = text.split('=');
+    if (!FILTERS.includes(name) || rest.length === 0) {
+      const near = suggestion(name, FILTERS);
+      throw new Problem(
+        'E_USAGE',
+        `--filter ${JSON.stringify(text)}: expected NAME=VALUE with one of ${FILTERS.join(', ')}`,
+        {},
+        near === undefined ? undefined : `did you mean ${near}?`,
+      );
+    }
+    given.set(name, rest.join('='));
+  }
+  return {
+    kinds: names('--filter kind', FILTER_KINDS)(given.get('kind')),
+    observed: names('--filter observed', OBS_NAMES.slice(1))(given.get('observed')),
+    linear: addressRange('--filter gva')(given.get('gva')),
+    physical: addressRange('--filter entry')(given.get('entry')) ?? frameRange('--filter gfn')(given.get('gfn')),
+  };
+}
+
+export const replay = defineCommand({
+  command: 'replay <traces..>',
+  describe: 'Replay traces on the emulated machine and compare, step by step, with what was recorded',
+  examples: [
+    ['rewalk replay traces', 'the whole corpus; exit status 1 if anything diverged'],
+    ['rewalk replay trace.rwt --bail', 'stop at the first divergence'],
+    ['rewalk replay trace.rwt --filter gva=0x40001000+0x1000 --json', 'compare the accesses to one page only'],
+  ],
+  positionals: tracesPositional,
+  options: {
+    'max-diffs': {
+      type: 'string',
+      coerce: wholeNumber('--max-diffs'),
+      describe: 'Divergences to print in full for each trace [1]',
+    },
+    bail: { type: 'boolean', default: false, describe: 'Stop at the first divergence' },
+    filter: {
+      type: 'string',
+      array: true,
+      coerce: filterValue,
+      describe: `Compare only steps with ${FILTERS.join('=, ')}=`,
+    },
+    ...rangeOptions,
+    receipts: { type: 'boolean', default: false, describe: 'Print the full receipt of each trace, not just of all' },
+    'min-predicted': {
+      type: 'string',
+      coerce: wholeNumber('--min-predicted'),
+      describe: 'Fail unless at least so many observations were predicted and equal',
+    },
+    'allow-unmodelled': {
+      type: 'string',
+      coerce: names('--allow-unmodelled', Object.values(NOT_MODELLED_NAMES)),
+      describe: 'What may be met and not modelled without failing',
+    },
+    expectations: {
+      type: 'boolean',
+      default: true,
+      describe: 'Use expectations.json beside the traces (--no-expectations shows every difference)',
+    },
+    ...jsonOption,
+  },
+  async run(args, context) {
+    const files = traceFiles(args.traces);
+    const { replayTraces } = await import('./replay-traces.ts');
+    const { from, to } = stepRange(args);
+    const status = await replayTraces(
+      files,
+      {
+        maxDiffs: args['max-diffs'] ?? 1,
+        bail: args.bail,
+        filter: args.filter,
+        from,
+        to,
+        receipts: args.receipts,
+        minPredicted: args['min-predicted'] ?? 1,
+        allowUnmodelled: [...(args['allow-unmodelled'] ?? [])],
+        expectations: args.expectations,
+      },
+      context,
+    );
+    return Math.max(status, ExitStatus.MATCH);
+  },
+});
