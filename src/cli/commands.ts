@@ -1,6 +1,8 @@
 /**
  * Every command, in the order of `rewalk --help`. A command's file holds its options and little else: what it needs to
  * work is imported when it runs, so that `rewalk --help` is quick.
+ *
+ * A new command is a `defineCommand` in a file of its own, and an import and a place in the list here.
  */
 
 import { bench } from './bench.ts';

@@ -57,7 +57,7 @@ export async function parse(argv: readonly string[], columns: number | undefined
     .exitProcess(false)
     .version(VERSION)
     .help()
-    .wrap(Math.min(columns ?? 100, 120))
+    .wrap(Math.min(columns || 100, 120))
     .demandCommand(1, 'no command is given')
     .options(GLOBAL_OPTIONS)
     .epilogue('Each command explains itself: rewalk <command> --help')

@@ -16,7 +16,8 @@ const SILENT: Progress = { update: () => {}, done: () => {} };
 
 /** ora is loaded only where it will be seen. It leaves standard input alone: traces come from there. */
 export async function showProgress(stream: TextStream, silent: boolean, text: string): Promise<Progress> {
-  if (silent || stream.isTTY !== true) return SILENT;
+  // A pseudo-terminal that nobody gave a size has 0 columns, by which ora divides and then clears lines for ever.
+  if (silent || stream.isTTY !== true || stream.columns === 0) return SILENT;
   const { default: ora } = await import('ora');
   const spinner = ora({
     text,

@@ -49,10 +49,9 @@ import {
 } from '../paging/access.ts';
 import { configureWalks, type PagingFeatures } from '../paging/configure.ts';
 import { PageWalk, Walk } from '../paging/page-walk.ts';
-import { ACC_EXEC, ACC_USER, ACC_WRITE } from '../paging/permissions.ts';
+import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE } from '../paging/permissions.ts';
 import { RowLog } from '../paging/row-log.ts';
-import { walkEpt } from '../paging/walk-ept.ts';
-import { walkX86 } from '../paging/walk-x86.ts';
+import { secondStage, walkX86 } from '../paging/walk-x86.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import type { EntryFill, Stimulus } from '../trace/stimulus.ts';
 import { Contexts } from './context.ts';
@@ -62,6 +61,7 @@ import { invalidate, nestedTransition, writeRegister } from './invalidate.ts';
 import type { Machine } from './machine.ts';
 import { Memory } from './memory.ts';
 import { loadPdptes } from './pdpte.ts';
+import { QUAL_LINEAR_BITS, softwareAccess } from './software.ts';
 import { TLB_DIRTY, TLB_RIGHTS_MASK, TLB_SECOND_SHIFT, Tlb } from './tlb.ts';
 
 const LEAF_DIRTY = 1 << 6;
@@ -86,6 +86,10 @@ export class BareMachine implements Machine {
   private lass = false;
   /** The last access was served by a TLB entry that memory does not support any more. */
   staleHit = false;
+  /** The last access was served by a TLB entry. */
+  servedByTlb = false;
+  /** Bits 8:7 of the last EPT violation's qualification. */
+  lastLinearBits = QUAL_LINEAR_BITS;
   /** How the last walk ended, a `Walk` status. */
   private status: number = Walk.OK;
   private readonly adAfterTranslation: boolean;
@@ -108,6 +112,7 @@ export class BareMachine implements Machine {
   ): void {
     this.log.count = 0;
     this.staleHit = false;
+    this.servedByTlb = false;
     this.history.now = ordinal;
     switch (op & STEP_KIND_MASK) {
       case StepKind.ACCESS:
@@ -197,6 +202,13 @@ export class BareMachine implements Machine {
     this.miss(op, lo, hi, accessBits(op) | NO_AD);
   }
 
+  /** Walks for an access that the TLB had served, as if it had not. */
+  rewalk(op: number, lo: number, hi: number): void {
+    this.log.count = 0;
+    this.tlb.dropPage(lo, hi);
+    this.miss(op, lo, hi, accessBits(op));
+  }
+
   /** The walk that faulted in the last walk made, or null. */
   failedWalk(): PageWalk | null {
     if (this.status === Walk.OK) return null;
@@ -215,10 +227,12 @@ export class BareMachine implements Machine {
     const second = this.tdpWalk;
     if (second !== null) {
       const secondRights = (meta >>> TLB_SECOND_SHIFT) & TLB_RIGHTS_MASK;
+      if ((access & FETCH) === 0 && (secondRights & ACC_READ) === 0) return false;
       if ((access & WRITE) !== 0 && (secondRights & ACC_WRITE) === 0) return false;
       if ((access & FETCH) !== 0 && (secondRights & (ACC_EXEC | ACC_USER)) !== (ACC_EXEC | ACC_USER)) return false;
     }
     if (tlb.epoch !== this.history.epoch) this.verifyHit(lo, hi, access);
+    this.servedByTlb = true;
     this.pushTranslated(tlb, tlb.pageShift);
     return true;
   }
@@ -244,7 +258,12 @@ export class BareMachine implements Machine {
       log.push(Obs.NOT_MODELLED | (NotModelled.LASS << OBS_NOT_MODELLED_SHIFT), 0, 0, 0, 0);
       return;
     }
-    cpuWalk.adAfterTranslation = this.adAfterTranslation || (op & ACCESS_SOFTWARE) !== 0;
+    cpuWalk.software = (op & ACCESS_SOFTWARE) !== 0;
+    if (cpuWalk.software) {
+      this.status = softwareAccess(this, lo, hi, access);
+      return;
+    }
+    cpuWalk.adAfterTranslation = this.adAfterTranslation;
     this.status = walkX86(cpuWalk, lo, hi, access);
     const { status } = this;
     if (status === Walk.OK) {
@@ -257,7 +276,7 @@ export class BareMachine implements Machine {
     }
   }
 
-  private pushTranslated(
+  pushTranslated(
     to: { readonly lo: number; readonly hi: number; readonly gpaLo: number; readonly gpaHi: number },
     pageShift: number,
   ): void {
@@ -276,7 +295,11 @@ export class BareMachine implements Machine {
       meta |= second.rights << TLB_SECOND_SHIFT;
       // A second-stage D bit still to be set: let a write walk again.
       if (second.ad && (access & WRITE) === 0) meta &= ~TLB_DIRTY;
-      if (second.pageShift < shift) shift = 12;
+      if (second.pageShift < shift) {
+        // A part of a guest page only: invalidating the page will have to drop all parts.
+        shift = 12;
+        this.tlb.fractured = true;
+      }
     }
     const global = !unpaged && (cpuWalk.leafLo & LEAF_GLOBAL) !== 0 && (this.register(Reg.CR4) & CR4_PGE) !== 0;
     this.tlb.insert(lo, hi, contexts, global, shift, cpuWalk, meta, this.history.epoch);
@@ -293,6 +316,7 @@ export class BareMachine implements Machine {
       return;
     }
     if (second.qualificationValid) {
+      this.lastLinearBits = second.qualification & QUAL_LINEAR_BITS;
       log.push(Obs.EPT_VIOLATION, faultLo, faultHi, second.qualification, 0);
     } else {
       log.push(Obs.EPT_MISCONFIG, faultLo, faultHi, 0, 0);
@@ -304,13 +328,14 @@ export class BareMachine implements Machine {
     this.configure();
     const second = this.tdpWalk;
     const gpaHi = hi & 0xf_ffff;
-    if (second === null || !second.ept) {
+    if (second === null) {
       this.pushTranslated({ lo, hi: gpaHi, gpaLo: lo, gpaHi }, 12);
       return;
     }
     const type = (op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK;
-    const access = NO_LINEAR | ((op & ACCESS_OF_TABLE) !== 0 ? OF_TABLE : 0) | accessOfType(type);
-    if (walkEpt(second, lo, gpaHi, access) === Walk.OK) {
+    // NPT is asked for tables with write intent (APM vol. 2 15.25.5).
+    const ofTable = (op & ACCESS_OF_TABLE) === 0 ? 0 : second.ept ? OF_TABLE : OF_TABLE | WRITE;
+    if (secondStage(second, lo, gpaHi, NO_LINEAR | USER | ofTable | accessOfType(type)) === Walk.OK) {
       this.pushTranslated({ lo: second.lo, hi: second.hi, gpaLo: lo, gpaHi }, second.pageShift);
     } else {
       this.pushSecondStageFault(0, 0);

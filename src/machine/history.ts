@@ -49,7 +49,14 @@ interface Invalidation extends InvalidationScope {
   readonly step: number;
 }
 
-const MAXIMUM_VERSIONS_PER_WORD = 16;
+interface Past {
+  /** Distinct values, oldest first. */
+  readonly versions: Version[];
+  /** There were more than can be kept. */
+  lost: boolean;
+}
+
+const MAXIMUM_VERSIONS_PER_WORD = 64;
 const MAXIMUM_WORDS = 1 << 17;
 const MAXIMUM_INVALIDATIONS = 1 << 14;
 
@@ -87,30 +94,34 @@ export class History implements MemoryWatcher {
   now = 0;
   /** Grows with every change of an entry that could be cached. */
   epoch = 0;
-  private versions = new Map<number, Version[]>();
+  private versions = new Map<number, Past>();
   private invalidations: Invalidation[] = [];
-  /** Versions replaced before this step, or invalidations of before it, may have been forgotten. */
-  private forgottenBefore = 0;
+  /** Words, or invalidations, have been forgotten. */
+  private forgotten = false;
 
   wordChanges(addressLo: number, addressHi: number, oldLo: number, oldHi: number): void {
     // Not-present entries are never cached (SDM vol. 3A 4.10.2.3); the mask suits x86 and EPT formats alike.
     if ((oldLo & 0x407) === 0 && (oldHi & 0x407) === 0) return;
     this.epoch++;
     const key = wordNumber(addressLo, addressHi);
-    let list = this.versions.get(key);
-    if (list === undefined) {
+    let past = this.versions.get(key);
+    if (past === undefined) {
       if (this.versions.size >= MAXIMUM_WORDS) {
         this.versions.clear();
-        this.forgottenBefore = this.now;
+        this.forgotten = true;
       }
-      list = [];
-      this.versions.set(key, list);
+      past = { versions: [], lost: false };
+      this.versions.set(key, past);
     }
-    if (list.length >= MAXIMUM_VERSIONS_PER_WORD) {
-      const dropped = list.shift()!;
-      this.forgottenBefore = Math.max(this.forgottenBefore, dropped.replacedAt);
+    const { versions } = past;
+    // The same value again: what matters is when it was last there.
+    const same = versions.findIndex((each) => each.lo === oldLo && each.hi === oldHi);
+    if (same >= 0) versions.splice(same, 1);
+    else if (versions.length >= MAXIMUM_VERSIONS_PER_WORD) {
+      versions.shift();
+      past.lost = true;
     }
-    list.push({ lo: oldLo, hi: oldHi, replacedAt: this.now });
+    versions.push({ lo: oldLo, hi: oldHi, replacedAt: this.now });
   }
 
   invalidate(scope: InvalidationScope): void {
@@ -118,30 +129,30 @@ export class History implements MemoryWatcher {
       // Nothing older can matter any more.
       this.versions.clear();
       this.invalidations = [];
-      this.forgottenBefore = 0;
+      this.forgotten = false;
       return;
     }
     if (this.versions.size === 0) return;
     if (this.invalidations.length >= MAXIMUM_INVALIDATIONS) {
       this.invalidations = this.invalidations.slice(MAXIMUM_INVALIDATIONS / 2);
-      this.forgottenBefore = Math.max(this.forgottenBefore, this.invalidations[0]!.step);
+      this.forgotten = true;
     }
     this.invalidations.push({ ...scope, step: this.now });
   }
 
   /** Earlier values of the 8-byte word that an address is in, newest first. */
   earlier(addressLo: number, addressHi: number): readonly Version[] {
-    return this.versions.get(wordNumber(addressLo, addressHi))?.toReversed() ?? [];
+    return this.versions.get(wordNumber(addressLo, addressHi))?.versions.toReversed() ?? [];
+  }
+
+  /** Something that could decide about the word's past has been forgotten. */
+  isIncomplete(addressLo: number, addressHi: number): boolean {
+    return this.forgotten || this.versions.get(wordNumber(addressLo, addressHi))?.lost === true;
   }
 
   /** Step of the first invalidation since `version` was replaced that removes the entry, or undefined. */
   invalidatedAt(version: Version, entry: CachedEntry): number | undefined {
     return this.invalidations.find((each) => each.step >= version.replacedAt && removes(each, entry))?.step;
-  }
-
-  /** Something that could decide about this step's past has been forgotten. */
-  get incomplete(): boolean {
-    return this.forgottenBefore > 0;
   }
 }
 

@@ -20,6 +20,9 @@ import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO } from '../paging/row-log.ts';
 import type { BareMachine } from './bare.ts';
 import type { CachedEntry, Version } from './history.ts';
 
+/** Entries of one walk that may be out of date together: more than any walk reads. */
+const MAXIMUM_DEPTH = 35;
+
 /** Walks that one judgement may take. */
 const MAXIMUM_WALKS = 4096;
 
@@ -28,6 +31,9 @@ export type Lawful =
   | { readonly kind: 'allowed'; readonly level: number; readonly replacedAt: number }
   | { readonly kind: 'invalidated'; readonly invalidatedAt: number; readonly level: number }
   | { readonly kind: 'undetermined'; readonly why: string };
+
+const X86_AD = (1 << 5) | (1 << 6);
+const EPT_AD = (1 << 8) | (1 << 9);
 
 interface Alternative {
   /** Physical address of the 8-byte word. */
@@ -62,33 +68,49 @@ export class LawfulOutcomes {
    */
   judge(op: number, lo: number, hi: number, wanted: () => boolean): Lawful {
     this.walks = 0;
-    let invalidated: Lawful | undefined;
-    const search = (chosen: readonly Alternative[], from: number): Lawful | undefined => {
-      if (++this.walks > MAXIMUM_WALKS) return { kind: 'undetermined', why: 'too many mixtures of earlier values' };
-      const { reads, lawful } = this.walkWith(chosen, op, lo, hi);
-      if (lawful && chosen.length > 0 && wanted()) {
-        const late = chosen.find((each) => each.invalidatedAt !== undefined);
-        if (late === undefined) {
-          const last = chosen[chosen.length - 1]!;
-          return { kind: 'allowed', level: last.level, replacedAt: last.version.replacedAt };
-        }
-        invalidated ??= { kind: 'invalidated', invalidatedAt: late.invalidatedAt!, level: late.level };
-      }
-      for (let i = from; i < reads.length; i++) {
-        for (const alternative of this.alternatives(reads[i]!, lo, hi)) {
-          if (chosen.some((each) => sameWord(each, alternative))) continue;
-          const found = search([...chosen, alternative], i + 1);
-          if (found !== undefined) return found;
-        }
-      }
-      return undefined;
-    };
-    const found = search([], 0) ?? invalidated;
-    if (found !== undefined) return found;
-    if (this.machine.history.incomplete) {
+    const allowed = this.search(op, lo, hi, wanted, [], 0, (each) => each.invalidatedAt === undefined, MAXIMUM_DEPTH);
+    if (allowed === 'too many') return { kind: 'undetermined', why: 'too many mixtures of earlier values' };
+    if (allowed !== undefined) {
+      const last = allowed[allowed.length - 1]!;
+      return { kind: 'allowed', level: last.level, replacedAt: last.version.replacedAt };
+    }
+    // Not lawful. Would one value more, which was invalidated, explain it? That makes a better report.
+    const late = this.search(op, lo, hi, wanted, [], 0, () => true, 1);
+    if (late !== undefined && late !== 'too many') {
+      const [{ invalidatedAt, level }] = late as [Alternative];
+      if (invalidatedAt !== undefined) return { kind: 'invalidated', invalidatedAt, level };
+    }
+    this.machine.probe(op, lo, hi);
+    const { history } = this.machine;
+    if (this.readsOfLog().some((read) => history.isIncomplete(read.addressLo, read.addressHi))) {
       return { kind: 'undetermined', why: 'the history of entries and invalidations was too long to be kept' };
     }
     return { kind: 'none' };
+  }
+
+  /** Depth-first through mixtures of at most `depth` values that `usable` admits; the first that is wanted. */
+  private search(
+    op: number,
+    lo: number,
+    hi: number,
+    wanted: () => boolean,
+    chosen: readonly Alternative[],
+    from: number,
+    usable: (alternative: Alternative) => boolean,
+    depth: number,
+  ): readonly Alternative[] | 'too many' | undefined {
+    if (++this.walks > MAXIMUM_WALKS) return 'too many';
+    const { reads, lawful } = this.walkWith(chosen, op, lo, hi);
+    if (lawful && chosen.length > 0 && wanted()) return chosen;
+    if (chosen.length === depth) return undefined;
+    for (let i = from; i < reads.length; i++) {
+      for (const alternative of this.alternatives(reads[i]!, lo, hi)) {
+        if (!usable(alternative) || chosen.some((each) => sameWord(each, alternative))) continue;
+        const found = this.search(op, lo, hi, wanted, [...chosen, alternative], i + 1, usable, depth);
+        if (found !== undefined) return found;
+      }
+    }
+    return undefined;
   }
 
   /** Walks with the chosen values in place. Not lawful: it ended at a chosen entry that could never be cached. */
@@ -136,7 +158,14 @@ export class LawfulOutcomes {
 
   private alternatives(read: Read, lo: number, hi: number): Alternative[] {
     const { contexts, history } = this.machine;
-    return history.earlier(read.addressLo, read.addressHi).map((version) => {
+    const ad = read.secondStage && this.machine.tdpWalk?.ept ? EPT_AD : X86_AD;
+    const seen: Version[] = [];
+    for (const version of history.earlier(read.addressLo, read.addressHi)) {
+      // Accessed and dirty bits decide about no outcome: the latest of values that differ in nothing else will do.
+      const known = seen.some((each) => each.hi === version.hi && ((each.lo ^ version.lo) & ~ad) === 0);
+      if (!known) seen.push(version);
+    }
+    return seen.map((version) => {
       const large = (version.lo & (1 << 7)) !== 0 && read.level > 1;
       const leaf = read.level === 1 || large;
       const entry: CachedEntry = {

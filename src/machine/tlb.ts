@@ -66,6 +66,8 @@ export class Tlb {
   meta = 0;
   pageShift = 0;
   epoch = 0;
+  /** Some entries hold a part of a larger guest page. */
+  fractured = false;
   private foundClass = this.classes[0]!;
   private foundIndex = 0;
 
@@ -129,6 +131,7 @@ export class Tlb {
   }
 
   clear(): void {
+    this.fractured = false;
     for (const c of this.classes) {
       if (!c.used) continue;
       c.tag.fill(0);
@@ -138,6 +141,10 @@ export class Tlb {
 
   /** Drops every translation of the page that the address is in, of whatever context; more than INVLPG asks for. */
   dropPage(lo: number, hi: number): void {
+    if (this.fractured) {
+      this.clear();
+      return;
+    }
     for (const c of this.classes) {
       if (!c.used) continue;
       const at = c.index(lo, hi);

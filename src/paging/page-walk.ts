@@ -60,8 +60,10 @@ export class PageWalk {
   pdptesInMemory = false;
   /** A and D bits exist: always for x86 formats, by EPTP bit 6 for EPT. */
   ad = true;
-  /** Write A/D only after the second stage translated the final address (KVM's software). */
+  /** Write A/D only after the second stage translated the final address. */
   adAfterTranslation = false;
+  /** A hypervisor's software walks (`machine/software.ts`): A/D last, tables read with write intent, R always needed. */
+  software = false;
   /** Report fetches in the error code: (NXE and PAE) or SMEP. */
   fetchInErrorCode = false;
   /** EPT: mode-based execute control. */

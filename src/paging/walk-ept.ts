@@ -105,7 +105,8 @@ export function walkEpt(walk: PageWalk, lo: number, hi: number, access: number):
   const rights =
     (all & (ACC_READ | ACC_WRITE)) | ((all & 4) !== 0 ? ACC_EXEC : 0) | ((all & USER_EXECUTE) !== 0 ? ACC_USER : 0);
   const index = ((write ? WRITE : 0) | (access & FETCH) | ((access & GUEST_USER) !== 0 ? USER : 0)) >>> 1;
-  if (((format.permissions[index]! >>> rights) & 1) !== 0) {
+  const denied = ((format.permissions[index]! >>> rights) & 1) !== 0 || (walk.software && (rights & ACC_READ) === 0);
+  if (denied) {
     return violation(walk, lo, hi, access, write, all, level, Check.PERMISSION);
   }
 

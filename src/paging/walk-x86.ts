@@ -125,7 +125,7 @@ export function walkX86(walk: PageWalk, lo: number, hi: number, access: number):
 
   const needsAd =
     ((allLo & ENTRY_A) === 0 || ((access & WRITE) !== 0 && (entryLo & ENTRY_D) === 0)) && (access & NO_AD) === 0;
-  if (needsAd && !walk.adAfterTranslation) {
+  if (needsAd && !(walk.adAfterTranslation || walk.software)) {
     const status = writeAccessedDirty(walk, topLevel, level, access, rights);
     if (status !== Walk.OK) return status;
   }
@@ -136,7 +136,8 @@ export function walkX86(walk: PageWalk, lo: number, hi: number, access: number):
     const status = translateFinal(walk, second, gpaLo, gpaHi, access, rights);
     if (status !== Walk.OK) return status;
   }
-  if (needsAd && walk.adAfterTranslation) return writeAccessedDirty(walk, topLevel, level, access, rights);
+  if (needsAd && (walk.adAfterTranslation || walk.software))
+    return writeAccessedDirty(walk, topLevel, level, access, rights);
   return Walk.OK;
 }
 
@@ -233,9 +234,10 @@ function guestRightsOf(rights: number): number {
  */
 function translateTable(walk: PageWalk, second: PageWalk, lo: number, hi: number, allLo: number, noAd: number): number {
   if (second.ept) {
-    return walkEpt(second, lo, hi, OF_TABLE | noAd | guestRights(allLo, 0)) === Walk.OK ? Walk.OK : Walk.SECOND_STAGE;
+    const access = (walk.software ? WRITE_BACK : OF_TABLE) | noAd | guestRights(allLo, 0);
+    return walkEpt(second, lo, hi, access) === Walk.OK ? Walk.OK : Walk.SECOND_STAGE;
   }
-  return nptStage(walk, second, lo, hi, NPT_TABLE_ACCESS | noAd);
+  return nptStage(second, lo, hi, NPT_TABLE_ACCESS | noAd);
 }
 
 function translateFinal(
@@ -248,9 +250,10 @@ function translateFinal(
 ): number {
   const kept = access & (WRITE | FETCH | TYPE_BITS | NO_AD);
   if (second.ept) {
+    second.software = walk.software;
     if (walkEpt(second, lo, hi, kept | guestRightsOf(rights)) !== Walk.OK) return Walk.SECOND_STAGE;
   } else {
-    const status = nptStage(walk, second, lo, hi, kept | (second.gmet ? access & USER : USER));
+    const status = nptStage(second, lo, hi, kept | (second.gmet ? access & USER : USER));
     if (status !== Walk.OK) return status;
   }
   walk.lo = second.lo;
@@ -258,8 +261,13 @@ function translateFinal(
   return Walk.OK;
 }
 
-function nptStage(walk: PageWalk, second: PageWalk, lo: number, hi: number, access: number): number {
-  walk.log.push(Obs.NESTED_WALK | (Dim.NPT << OBS_DIM_SHIFT) | (access & (TYPE_BITS | OF_TABLE)), lo, hi, 0, 0);
+/** Translates one guest-physical address by itself, in whichever format the second stage has. */
+export function secondStage(second: PageWalk, lo: number, hi: number, access: number): number {
+  return second.ept ? walkEpt(second, lo, hi, access) : nptStage(second, lo, hi, access);
+}
+
+function nptStage(second: PageWalk, lo: number, hi: number, access: number): number {
+  second.log.push(Obs.NESTED_WALK | (Dim.NPT << OBS_DIM_SHIFT) | (access & (TYPE_BITS | OF_TABLE)), lo, hi, 0, 0);
   if (walkX86(second, lo, hi, access) === Walk.OK) return Walk.OK;
   second.faultLo = lo;
   second.faultHi = hi;
@@ -284,7 +292,7 @@ function writeAccessedDirty(
   rights: number,
 ): number {
   const { log, memory, second, row } = walk;
-  if (second?.ept && !second.ad) {
+  if (second?.ept && !second.ad && !walk.software) {
     const status = checkWriteBack(walk, second, topLevel, leafLevel, access, rights);
     if (status !== Walk.OK) return status;
   }

@@ -73,7 +73,7 @@ export function expectsAddress(op: number): boolean {
 }
 
 /** The machine's answer to a question row. */
-function answer(engine: ReplayEngine, question: Row): Row {
+export function answer(engine: ReplayEngine, question: Row): Row {
   const { machine } = engine;
   if ((question.op & OBS_KIND_MASK) === Obs.REGISTER) {
     const register = (question.op >>> OBS_REGISTER_SHIFT) & OBS_REGISTER_MASK;

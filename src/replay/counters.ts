@@ -4,7 +4,7 @@
  * Rows are counted while replaying; fields follow from the kind, since every row of a kind compares the same fields.
  */
 
-import { OBS_KIND_COUNT, OBS_NAMES, Obs } from '../formats/observation.ts';
+import { OBS_KIND_COUNT, OBS_KIND_MASK, OBS_NAMES, Obs } from '../formats/observation.ts';
 
 /** Compared fields of a row, by kind. The row's word (kind, dimension, level, attributes) counts as one. */
 const FIELDS: readonly number[] = (() => {
@@ -45,6 +45,12 @@ export class Counters {
   readonly learned = new Float64Array(OBS_KIND_COUNT);
   /** Translations compared by their physical address only (accesses whose expectation travels in the step). */
   addressOnly = 0;
+
+  /** Counts the rows of a step that turned out to match after all. */
+  countRows(rows: readonly { readonly op: number }[], addressOnly: boolean): void {
+    if (addressOnly) this.addressOnly++;
+    else for (const { op } of rows) this.rows[op & OBS_KIND_MASK]!++;
+  }
 
   byKind(): KindCount[] {
     const counts: KindCount[] = [];

@@ -8,7 +8,7 @@ import { ACCESS_SOFTWARE, ACCESS_WALKED, STEP_KIND_MASK, StepKind } from '../for
 import { LawfulOutcomes } from '../machine/lawful.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { AdPolicy } from '../trace/header.ts';
-import { type Aligned, expectsAddress, isQuestion, logRows, sameRow } from './align.ts';
+import { type Aligned, answer, expectsAddress, isQuestion, logRows, sameRow } from './align.ts';
 import type { ReplayEngine } from './engine.ts';
 import type { Judgement, Row } from './result.ts';
 
@@ -49,6 +49,8 @@ export class Judge {
   judge(columns: StepColumns, index: number, aligned: Aligned): Judgement | { readonly kind: 'match' } {
     const op = columns.op[index]!;
     if ((op & STEP_KIND_MASK) !== StepKind.ACCESS || (op & ACCESS_WALKED) !== 0) return { kind: 'diverged' };
+    if (this.engine.machine.servedByTlb && this.freshMatches(columns, index, aligned.recorded))
+      return { kind: 'match' };
     const { recorded, replayed } = aligned;
     const questions = recorded.flatMap((row, i) => (isQuestion(row.op) && i < replayed.length ? [i] : []));
     const wrong = questions.filter((i) => !sameRow(recorded[i]!, replayed[i]!));
@@ -66,18 +68,36 @@ export class Judge {
     return this.staleness(columns, index, recorded);
   }
 
-  private staleness(columns: StepColumns, index: number, recorded: readonly Row[]): Judgement | { kind: 'match' } {
+  /**
+   * The machine's TLB was lawfully out of date, the recorded processor's perhaps not: does a walk of memory as it
+   * stands explain everything? If it does, it has been made.
+   */
+  private freshMatches(columns: StepColumns, index: number, recorded: readonly Row[]): boolean {
     const { machine } = this.engine;
     const op = columns.op[index]!;
+    const lo = columns.address[2 * index]! | 0;
+    const hi = columns.address[2 * index + 1]! | 0;
+    machine.probe(op, lo, hi);
+    if (!this.outcomesMatch(op, recorded)) return false;
+    machine.rewalk(op, lo, hi);
+    return recorded.every((row) => !isQuestion(row.op) || sameRow(row, answer(this.engine, row)));
+  }
+
+  /** Whether the outcomes in the machine's log are the recorded ones. */
+  private outcomesMatch(op: number, recorded: readonly Row[]): boolean {
     const addressOnly = expectsAddress(op);
     const outcomes = recorded.filter((row) => !isQuestion(row.op));
-    const wanted = (): boolean => {
-      const seen = logRows(machine.log).filter((row) =>
-        addressOnly ? (row.op & OBS_KIND_MASK) === Obs.TRANSLATED : this.engine.isVisible(row.op),
-      );
-      return seen.length === outcomes.length && outcomes.every((row, i) => sameRow(row, seen[i]!, addressOnly));
-    };
-    const verdict = this.lawful.judge(op, columns.address[2 * index]! | 0, columns.address[2 * index + 1]! | 0, wanted);
+    const seen = logRows(this.engine.machine.log).filter((row) =>
+      addressOnly ? (row.op & OBS_KIND_MASK) === Obs.TRANSLATED : this.engine.isVisible(row.op),
+    );
+    return seen.length === outcomes.length && outcomes.every((row, i) => sameRow(row, seen[i]!, addressOnly));
+  }
+
+  private staleness(columns: StepColumns, index: number, recorded: readonly Row[]): Judgement {
+    const op = columns.op[index]!;
+    const lo = columns.address[2 * index]! | 0;
+    const hi = columns.address[2 * index + 1]! | 0;
+    const verdict = this.lawful.judge(op, lo, hi, () => this.outcomesMatch(op, recorded));
     switch (verdict.kind) {
       case 'allowed':
         return { kind: 'stale-allowed' };

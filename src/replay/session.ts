@@ -1,11 +1,12 @@
 /** Replays a trace from its header to its end and makes the result. */
 
 import { OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
+import { REGISTER_COUNT } from '../formats/registers.ts';
 import { StepKind } from '../formats/step.ts';
 import { BareMachine } from '../machine/bare.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
-import { alignRows, logRows } from './align.ts';
+import { type Aligned, alignRows, expectsAddress, logRows } from './align.ts';
 import { causeOf, groupOf } from './cause.ts';
 import { ReplayEngine, type StepFilter } from './engine.ts';
 import { type Expectation, ExpectationBook } from './expectations.ts';
@@ -63,9 +64,34 @@ export class ReplaySession {
 
   /** Replays a run of steps; false when `bail` stopped it. */
   run(columns: StepColumns): boolean {
+    if (!this.takeState(columns) && this.options.bail) return false;
     const goOn = this.engine.run(columns);
     this.steps = goOn ? columns.firstOrdinal + columns.stepCount : this.engine.ordinal + 1;
     return goOn;
+  }
+
+  /**
+   * The state that a chunk begins with: the machine's own for the first one, a question to it for the others. Returns
+   * whether it was answered as recorded; the recorded state is taken over in any case.
+   */
+  private takeState(columns: StepColumns): boolean {
+    const { machine } = this.engine;
+    const recorded: Row[] = [];
+    const replayed: Row[] = [];
+    for (let register = 0; register < REGISTER_COUNT; register++) {
+      const [lo, hi] = [columns.registers[2 * register]!, columns.registers[2 * register + 1]!];
+      const [heldLo, heldHi] = [machine.registers[2 * register]!, machine.registers[2 * register + 1]!];
+      if (lo === heldLo && hi === heldHi) continue;
+      const row = { op: Obs.REGISTER | (register << OBS_REGISTER_SHIFT), addressLo: 0, addressHi: 0 };
+      recorded.push({ ...row, valueLo: lo, valueHi: hi });
+      replayed.push({ ...row, valueLo: heldLo, valueHi: heldHi });
+      machine.setRegister(register, lo, hi);
+    }
+    if (recorded.length === 0 || columns.firstOrdinal === 0) return true;
+    this.engine.ordinal = columns.firstOrdinal;
+    const cause = `at the start of a chunk ${causeOf(StepKind.REGISTER_SET, recorded, replayed, 0, machine.registers)}`;
+    this.note(columns, 0, { recorded, replayed, at: 0 }, [], { kind: 'diverged' }, 'chunk state', cause);
+    return false;
   }
 
   /** What the replay came to. `digest`, `complete`: from the end of the trace, if it was reached. */
@@ -132,7 +158,10 @@ export class ReplaySession {
     const { recorded, replayed, at } = aligned;
     const judgement = this.judge.judge(columns, index, aligned);
     this.adopt(recorded);
-    if (judgement.kind === 'match') return true;
+    if (judgement.kind === 'match') {
+      engine.counters.countRows(recorded, expectsAddress(op));
+      return true;
+    }
     if (judgement.kind === 'stale-allowed') {
       this.staleAllowed++;
       return true;
@@ -143,30 +172,43 @@ export class ReplaySession {
       this.undetermined++;
       return true;
     }
+    const cause = causeWith(judgement, causeOf(op, recorded, replayed.length > at ? replayed : walk, at, registers));
+    this.note(columns, index, aligned, walk, judgement, group, cause, registers);
+    return this.options.bail !== true;
+  }
+
+  /** Counts a divergence and keeps it if it is among the first. */
+  private note(
+    columns: StepColumns,
+    index: number,
+    { recorded, replayed, at }: Aligned,
+    walk: readonly Row[],
+    judgement: Judgement,
+    group: string,
+    cause: string,
+    registers = this.engine.machine.registers.slice(),
+  ): void {
     this.diverged++;
     this.countGroup(group);
-    if (this.divergences.length < (this.options.maxDiffs ?? 10)) {
-      const cause = causeWith(judgement, causeOf(op, recorded, replayed.length > at ? replayed : walk, at, registers));
-      this.divergences.push({
-        step: engine.ordinal,
-        line: columns.lineOf(index),
-        source: this.header.sources[columns.source]?.name,
-        op,
-        addressLo: columns.address[2 * index]!,
-        addressHi: columns.address[2 * index + 1]!,
-        operandLo: columns.operand[2 * index]!,
-        operandHi: columns.operand[2 * index + 1]!,
-        recorded,
-        replayed,
-        walk,
-        firstDifference: at,
-        judgement,
-        cause,
-        group,
-        registers,
-      });
-    }
-    return this.options.bail !== true;
+    if (this.divergences.length >= (this.options.maxDiffs ?? 10)) return;
+    this.divergences.push({
+      step: this.engine.ordinal,
+      line: columns.lineOf(index),
+      source: this.header.sources[columns.source]?.name,
+      op: columns.op[index]!,
+      addressLo: columns.address[2 * index]!,
+      addressHi: columns.address[2 * index + 1]!,
+      operandLo: columns.operand[2 * index]!,
+      operandHi: columns.operand[2 * index + 1]!,
+      recorded,
+      replayed,
+      walk,
+      firstDifference: at,
+      judgement,
+      cause,
+      group,
+      registers,
+    });
   }
 
   private countGroup(group: string): void {

@@ -35,16 +35,46 @@ function checkLengths(columns: StepColumns): void {
   }
 }
 
-/**
- * True if all steps are of known kinds that refer to nothing. Every step of every trace passes through here, so it
- * asks one bit per step and nothing else; whoever gets `false` looks for the step.
- */
+// Every step of every trace passes through the next two functions, at less than a nanosecond each. So they only say
+// whether something is wrong, and take four elements at a time; whoever gets `false` looks for the step.
+
+/** True if all steps are of known kinds that refer to nothing. */
 function allPlain(op: Uint32Array): boolean {
-  // A shift takes the low 5 bits of its count, which are the step's kind.
   const words = new Int32Array(op.buffer, op.byteOffset, op.length);
+  const fours = words.length & ~3;
   let plain = 1;
-  for (let i = 0; i < words.length; i++) plain &= PLAIN_KINDS >>> words[i]!;
+  let i = 0;
+  // A shift takes the low 5 bits of its count, which are the step's kind.
+  for (; i < fours; i += 4) {
+    const first = (PLAIN_KINDS >>> words[i]!) & (PLAIN_KINDS >>> words[i + 1]!);
+    plain &= first & (PLAIN_KINDS >>> words[i + 2]!) & (PLAIN_KINDS >>> words[i + 3]!);
+  }
+  for (; i < words.length; i++) plain &= PLAIN_KINDS >>> words[i]!;
   return plain === 1;
+}
+
+/** True if no element is less than the one before it. */
+function neverFalls(column: Uint32Array): boolean {
+  const words = new Int32Array(column.buffer, column.byteOffset, column.length);
+  const fours = words.length & ~3;
+  let before = 0;
+  let sign = 0;
+  let i = 0;
+  // From 2^31 on, more than any chunk can hold, the elements themselves are negative here. Where none is, a difference
+  // that is tells of a fall.
+  for (; i < fours; i += 4) {
+    const a = words[i]!;
+    const b = words[i + 1]!;
+    const c = words[i + 2]!;
+    const d = words[i + 3]!;
+    sign |= a | b | c | d | (a - before) | (b - a) | (c - b) | (d - c);
+    before = d;
+  }
+  for (; i < words.length; i++) {
+    sign |= words[i]! | (words[i]! - before);
+    before = words[i]!;
+  }
+  return sign >= 0;
 }
 
 function checkSteps(columns: StepColumns): void {
@@ -67,20 +97,6 @@ function checkSteps(columns: StepColumns): void {
 
 function unknownKind(sentence: string, place: Place): Problem {
   return new Problem('E_UNKNOWN_FEATURE', `${sentence}, which this version does not know`, place, 'use a newer rewalk');
-}
-
-/** True if no element is less than the one before it. Like `allPlain`, it only says whether there is one. */
-function neverFalls(column: Uint32Array): boolean {
-  const words = new Int32Array(column.buffer, column.byteOffset, column.length);
-  let before = 0;
-  let sign = 0;
-  for (let i = 0; i < words.length; i++) {
-    const word = words[i]!;
-    // From 2^31 on the elements themselves are negative here: more than any chunk can hold.
-    sign |= (word - before) | word;
-    before = word;
-  }
-  return sign >= 0;
 }
 
 function checkObservations(columns: StepColumns): void {

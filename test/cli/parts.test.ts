@@ -204,12 +204,22 @@ describe('stopping', () => {
   });
 });
 
-test('progress says nothing off a terminal', async () => {
-  const stream = captured();
-  const progress = await showProgress(stream, false, 'working');
-  progress.update(() => {
-    throw new Error('nobody asked');
+describe('progress', () => {
+  async function shown(stream: ReturnType<typeof captured>, silent = false): Promise<string> {
+    const progress = await showProgress(stream, silent, 'working');
+    progress.update(() => {
+      throw new Error('nobody asked');
+    });
+    progress.done();
+    return stream.text;
+  }
+
+  test('says nothing off a terminal, or where it is told to be silent', async () => {
+    expect(await shown(captured())).toBe('');
+    expect(await shown(captured({ isTTY: true, columns: 80 }), true)).toBe('');
   });
-  progress.done();
-  expect(stream.text).toBe('');
+
+  test('says nothing on a terminal without a size, where its lines could not be cleared', async () => {
+    expect(await shown(captured({ isTTY: true, columns: 0 }))).toBe('');
+  });
 });

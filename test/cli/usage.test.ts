@@ -34,7 +34,16 @@ describe('a mistake in the arguments is status 2, one message, nothing on standa
     ['too many arguments', ['recover', 'a', 'b', '-o', 'c'], ['unexpected argument "b"']],
     ['a missing value', ['view', 'a.rwt', '--limit'], ['--limit needs a value']],
     ['a value for a switch', ['view', 'a.rwt', '--json=3'], ['--json takes no value', '"3"']],
-    ['a word for a number', ['view', 'a.rwt', '--limit', 'ten'], ['--limit "ten"', 'whole number of 1 or more']],
+    [
+      'a word for a number',
+      ['view', 'a.rwt', '--limit', 'ten'],
+      ['--limit "ten"', 'whole number of 1 or more', 'rewalk view --help'],
+    ],
+    [
+      'a global option before the command',
+      ['--color', 'never', 'view', 'a.rwt', '--limt', '3'],
+      ['--limt', '--limit?'],
+    ],
     ['a number out of range', ['decode', 'pte', '1', '--level', '6'], ['--level "6"', 'from 1 to 5']],
     ['a choice that is none', ['view', 'a.rwt', '--color', 'red'], ['--color "red"', 'auto, always, never']],
     ['an option given twice', ['view', 'a.rwt', '--limit', '1', '--limit', '2'], ['--limit is given more than once']],

@@ -1,5 +1,7 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { CASE, file, packedCase, rewalk } from './cli.ts';
+import { CASE, file, folder, packedCase, rewalk } from './cli.ts';
 
 let packed = '';
 beforeAll(async () => {
@@ -106,8 +108,9 @@ describe('filters', () => {
 describe('--json', () => {
   test('prints the lines of the text form', async () => {
     const { stdout } = await rewalk('view', packed, '--json');
-    const text = await rewalk('convert', packed, '--to', 'text');
-    expect(stdout).toBe(text.stdout === '' ? stdout : text.stdout);
+    const text = join(folder, 'whole.jsonl');
+    await rewalk('convert', packed, '-o', text);
+    expect(stdout).toBe(readFileSync(text, 'utf8'));
     const objects = stdout
       .trimEnd()
       .split('\n')

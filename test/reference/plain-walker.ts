@@ -11,7 +11,8 @@
  * Policy of A/D writes: the guest tables' bits are written together, top-down, after the leaf was read and every
  * permission passed, before the final address's own nested translation; a walk that faults writes none. Each nested
  * translation writes its own bits when it ends well. What is written is the entry as this walk read it, plus the
- * bits.
+ * bits. KVM's software orders it otherwise and is a policy of its own (`afterTranslation`): the final address's nested
+ * translation first, then the guest tables' bits.
  *
  * Not modelled: TLB and paging-structure caches, memory types, PCID, LASS, LAM, HLAT, sub-page permissions,
  * guest-paging verification, PML, #VE, EPT and NPT supervisor shadow-stack control, SEV; #SS in place of #GP; loading
@@ -42,6 +43,8 @@ export interface PlainMachine {
     /** SDM 4.8: a processor that supports CET never sets D in an entry whose R/W is 0. Seen only when CR0.WP = 0. */
     neverDirtyReadOnly: boolean;
   };
+  /** The guest tables' A/D bits are written after the final address's nested translation, not before. */
+  afterTranslation: boolean;
   cr0: bigint;
   cr3: bigint;
   cr4: bigint;
@@ -223,10 +226,14 @@ function translateLinear(walk: Walk): PlainOutcome {
   if (verdict !== 'allowed')
     return pageFault(walk, { present: true, reserved: false, key: verdict === 'denied-by-key' });
 
-  const stopped = writeGuestAccessedDirty(walk, mapping);
-  if (stopped !== undefined) return stopped;
-
-  return accessMemory(walk, mapping.address, mapping.pageSize, mapping.rights);
+  if (machine.afterTranslation) {
+    const outcome = accessMemory(walk, mapping.address, mapping.pageSize, mapping.rights);
+    if (outcome.kind !== 'translated') return outcome;
+    return writeGuestAccessedDirty(walk, mapping) ?? outcome;
+  }
+  return (
+    writeGuestAccessedDirty(walk, mapping) ?? accessMemory(walk, mapping.address, mapping.pageSize, mapping.rights)
+  );
 }
 
 /** The last step: the page's (guest-)physical address is used to access memory. */

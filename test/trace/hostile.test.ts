@@ -4,6 +4,7 @@ import { REGISTER_COUNT } from '../../src/formats/registers.ts';
 import { ChunkField } from '../../src/trace/framing.ts';
 import type { TraceLimits } from '../../src/trace/limits.ts';
 import { TraceReader } from '../../src/trace/reader.ts';
+import { checkColumns } from '../../src/trace/soundness.ts';
 import { bytes, chunk, column, header, message, number, packedFile, rawChunk, stepsFile } from './crafted.ts';
 import {
   accesses,
@@ -150,6 +151,31 @@ test('kinds that do not exist are refused, with the step', () => {
     ]
   `);
   expect([step(1), row(15)]).toEqual(['1 steps', '1 steps']);
+});
+
+test('one bad step is found at whatever place of a chunk it stands', () => {
+  for (let count = 1; count <= 9; count++) {
+    for (let bad = 0; bad < count; bad++) {
+      const columns = accesses(count).take(registersOf(1));
+      const ends = {
+        ...columns,
+        observationCount: 2,
+        observationEnd: columns.observationEnd.fill(2).fill(1, bad, bad + 1),
+      };
+      const rows = {
+        observationOp: new Uint32Array(2),
+        observationAddress: new Uint32Array(4),
+        observationValue: new Uint32Array(4),
+      };
+      const told = (): void => checkColumns({ ...ends, ...rows });
+      if (bad === 0 && count > 1) expect(told).not.toThrow();
+      else expect(told, `${bad} of ${count}`).toThrow(Problem);
+      columns.op[bad] = 11;
+      expect(() => checkColumns({ ...columns, observationEnd: new Uint32Array(count) })).toThrow(
+        'a step is of kind 11',
+      );
+    }
+  }
 });
 
 describe('a stimulus that cannot be', () => {

@@ -1,8 +1,11 @@
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { Problem, placeText } from '../../src/bits/problem.ts';
 import { textToTrace, traceToText } from '../../src/trace/text-form.ts';
+import { OBSERVATION_KINDS, STEP_KINDS } from '../../src/trace/text-kinds.ts';
+import { STIMULUS_FIELDS } from '../../src/trace/text-stimulus.ts';
 import {
   chunksArbitrary,
   fileOf,
@@ -277,4 +280,20 @@ test('a trace that nobody can write truthfully survives as text too', () => {
 
 test('the header of the sample is the one that was written', () => {
   expect(readAll(toTrace(toText(fileOf(sampleBytes()))))[0]).toMatchObject({ header: HEADER });
+});
+
+describe('the description of the text form', () => {
+  const description = readFileSync(join(import.meta.dirname, '../../src/trace/TEXT-FORM.md'), 'utf8');
+
+  test('has an example that is a trace in its usual form', () => {
+    const example = /```jsonl\n(.*?)```/s.exec(description)![1]!;
+    expect(toText(toTrace(example))).toBe(example);
+  });
+
+  test('names every key and field', () => {
+    const kinds = [...STEP_KINDS, ...OBSERVATION_KINDS];
+    const names = kinds.flatMap(({ main, fields }) => [main, ...fields].map(({ name }) => name));
+    const stimuli = Object.entries(STIMULUS_FIELDS).flatMap(([key, fields]) => [key, ...fields]);
+    expect([...names, ...stimuli].filter((name) => !description.includes(`\`${name}\``))).toEqual([]);
+  });
 });

@@ -1,6 +1,5 @@
 /** Marks of accesses and of what came of them. */
 
-import { Problem } from '../../bits/problem.ts';
 import {
   ACCESS_SOFTWARE,
   ACCESS_TYPE_SHIFT,
@@ -10,7 +9,7 @@ import {
   StepKind,
 } from '../../formats/step.ts';
 import { type AccessResult, ReportedVector } from './attempt.ts';
-import type { MarkOf } from './marks.ts';
+import { demand, type MarkOf } from './marks.ts';
 import type { Handlers, Scene } from './scene.ts';
 
 const PFEC_RSVD = 1n << 3n;
@@ -39,9 +38,11 @@ export function accessHandlers(scene: Scene) {
     armed = undefined;
     const result = quietResult(scene, index);
     const va = tables.protectedAddress();
-    if (result === undefined || va === undefined) {
-      throw new Problem('E_IMPORT', 'an access to a protected table without a result or an address', { line });
-    }
+    demand(
+      result !== undefined && va !== undefined,
+      { line },
+      'an access to a protected table without result or address',
+    );
     beginQuiet(va, result.access, false, index);
   };
 
@@ -60,6 +61,11 @@ export function accessHandlers(scene: Scene) {
     if ('entry' in mark) tables.seeProtected(mark.entry);
   };
 
+  const second = (mark: MarkOf<'secondNpt' | 'secondEpt'>): void => {
+    demand(mark.level >= 1 && mark.level <= 4, mark, `an entry of level ${mark.level}`);
+    tables.seeSecond(mark.gpa, mark.level, mark.entry);
+  };
+
   return {
     access(mark, index) {
       scene.relabel(mark.configuration === '' ? mark.tag : `${mark.tag} cfg=${mark.configuration}`);
@@ -76,6 +82,7 @@ export function accessHandlers(scene: Scene) {
     completed: finish,
     excepted: finish,
     nextStore(mark) {
+      demand(mark.size === 1, mark, `a store of ${mark.size} bytes by the next access`);
       byteStore = mark;
     },
 
@@ -113,13 +120,10 @@ export function accessHandlers(scene: Scene) {
     quietNptPreset: finishQuiet,
     quietEptPreset: finishQuiet,
 
-    secondNpt(mark) {
-      tables.seeSecond(mark.gpa, mark.level, mark.entry);
-    },
-    secondEpt(mark) {
-      tables.seeSecond(mark.gpa, mark.level, mark.entry);
-    },
+    secondNpt: second,
+    secondEpt: second,
     upperEntry(mark) {
+      demand(mark.level >= 1 && mark.level <= 5, mark, `an entry of level ${mark.level}`);
       tables.seeUpper(mark.address, mark.level, mark.entry);
     },
     accessedDirty(mark, index) {

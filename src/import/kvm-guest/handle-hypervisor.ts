@@ -1,7 +1,7 @@
 /** Marks of a guest that is a hypervisor: what its guest stopped for, and what it does about it. */
 
 import { Provenance } from '../../formats/step.ts';
-import type { Mark, MarkOf } from './marks.ts';
+import { demand, type Mark, type MarkOf } from './marks.ts';
 import type { Handlers, Scene } from './scene.ts';
 
 /** Exit codes of SVM (APM vol. 2 appendix C) and exit reasons of VMX (SDM vol. 3D appendix C). */
@@ -36,6 +36,7 @@ export function hypervisorHandlers(scene: Scene) {
   };
   const entrySet = (mark: MarkOf<'l1SetNpte' | 'l1SetEpte'>): void => {
     called(mark);
+    demand(mark.address % 8n === 0n, mark, 'an entry that is not aligned');
     if (scene.announcesStores) tables.compare(mark.address, 8, mark.entry);
     else writer.store(mark.address, 8, mark.entry, Provenance.MARK);
     if (mark.kind === 'l1SetNpte' && scene.svm !== undefined) scene.svm.tlbControl = mark.tlb;

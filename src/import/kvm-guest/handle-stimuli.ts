@@ -1,10 +1,15 @@
 /** Marks of what the guest is about to do: stores, invalidations, register writes, entries, and what the VMM does. */
 
-import { Problem } from '../../bits/problem.ts';
 import { Reg, type RegId } from '../../formats/registers.ts';
-import { AccessType, Invalidation, Provenance } from '../../formats/step.ts';
+import {
+  AccessType,
+  INVALIDATION_TYPE_MASK,
+  Invalidation,
+  NESTED_TLB_CONTROL_MASK,
+  Provenance,
+} from '../../formats/step.ts';
 import { ReportedVector } from './attempt.ts';
-import type { MarkOf } from './marks.ts';
+import { demand, type MarkOf } from './marks.ts';
 import { SvmNesting, VmxNesting, vmrunState } from './nesting.ts';
 import type { Handlers, Scene } from './scene.ts';
 
@@ -17,11 +22,16 @@ const REGISTERS: Readonly<Record<string, RegId>> = {
 };
 
 const PAGE = 0x1000n;
+const PAGE_OFFSET = 0xfffn;
+/** Memory that one madvise may drop: more than any of these guests has. */
+const MAXIMUM_DROPPED = 1n << 30n;
 
 export function stimulusHandlers(scene: Scene) {
   const { writer, tested, tables, implied } = scene;
   return {
     store(mark) {
+      demand([1, 2, 4, 8].includes(mark.size), mark, `a store of ${mark.size} bytes`);
+      demand(mark.address % BigInt(mark.size) === 0n, mark, 'a store that is not aligned');
       writer.store(mark.address, mark.size, mark.value, Provenance.MARK);
       tables.stored(mark.address);
       if (tables.ofInnerGuest(mark.address)) implied.announce(AccessType.WRITE, mark.address);
@@ -31,7 +41,10 @@ export function stimulusHandlers(scene: Scene) {
       if (tables.ofInnerGuest(mark.address)) implied.announce(AccessType.WRITE, mark.address);
     },
     fill(mark) {
-      writer.fill(mark.address, mark.count, tables.entrySize, mark.first, mark.increment);
+      const size = tables.entrySize;
+      const end = (mark.address & PAGE_OFFSET) + BigInt(mark.count * size);
+      demand(mark.address % BigInt(size) === 0n && end <= PAGE, mark, 'a run of entries that no page of tables holds');
+      writer.fill(mark.address, mark.count, size, mark.first, mark.increment);
     },
     invlpg(mark) {
       if (scene.vmx !== undefined && !mark.inL2) scene.leaveByCall();
@@ -41,22 +54,23 @@ export function stimulusHandlers(scene: Scene) {
       writer.invalidate(Invalidation.INVLPGA, 0, mark.address, BigInt(mark.asid));
     },
     invept(mark, index) {
+      demand(mark.type <= INVALIDATION_TYPE_MASK, mark, `INVEPT of type ${mark.type}`);
       if (!mark.inL2) scene.leaveByCall();
       if (accepted(scene, index)) writer.invalidate(Invalidation.INVEPT, mark.type, 0n, mark.eptp);
     },
     invvpid(mark, index) {
+      demand(mark.type <= INVALIDATION_TYPE_MASK, mark, `INVVPID of type ${mark.type}`);
       if (!mark.inL2) scene.leaveByCall();
       if (accepted(scene, index)) writer.invalidate(Invalidation.INVVPID, mark.type, mark.address, mark.vpid);
     },
     registerWrite(mark, index) {
       const register = REGISTERS[mark.register];
-      if (register === undefined) {
-        throw new Problem('E_IMPORT', `unknown register: ${mark.register}`, { line: mark.line });
-      }
+      demand(register !== undefined, mark, `unknown register: ${mark.register}`);
       if (writer.inL2 && byHypervisor(scene, mark, index)) scene.leaveByCall();
       writer.writeRegister(register, mark.value);
     },
     vmrun(mark, index) {
+      demand(mark.tlb <= NESTED_TLB_CONTROL_MASK, mark, `TLB_CONTROL ${mark.tlb}`);
       tested.finishQuiet(mark.line);
       scene.leaveByCall();
       if (scene.entryRefused(index)) return;
@@ -74,13 +88,12 @@ export function stimulusHandlers(scene: Scene) {
       const switched = next?.kind === 'vmfuncResult' && next.vector === ReportedVector.COMPLETED;
       if (!switched || scene.vmx === undefined) return;
       const eptp = writer.memory.read(scene.vmx.eptpList + BigInt(8 * mark.index), 8);
-      if (eptp === undefined) {
-        throw new Problem('E_IMPORT', 'VMFUNC took an EPT pointer that no mark tells', { line: mark.line });
-      }
+      demand(eptp !== undefined, mark, 'VMFUNC took an EPT pointer that no mark tells');
       scene.vmx.switchEptp(eptp);
     },
 
     vmmDontNeed(mark) {
+      demand(mark.length <= MAXIMUM_DROPPED, mark, 'more memory dropped than a guest has');
       writer.note(`madvise(MADV_DONTNEED) gpa=${mark.address.toString(16)} length=${mark.length.toString(16)}`);
       for (let at = 0n; at < mark.length; at += PAGE) writer.clearPage(mark.address + at);
     },

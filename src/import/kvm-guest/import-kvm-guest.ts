@@ -6,6 +6,7 @@
  */
 
 import { basename } from 'node:path';
+import { Problem } from '../../bits/problem.ts';
 import { Obs, obsBit } from '../../formats/observation.ts';
 import type { StepColumns } from '../../trace/columns.ts';
 import { FORMAT_VERSION, type TraceHeader } from '../../trace/header.ts';
@@ -37,11 +38,16 @@ export async function importKvmGuest(folder: string, sink: StepSink, options: Kv
   const recording = await readRecording(folder, options.vm);
   const runs: StepColumns[] = [];
   const kept: StepSink = { header: () => undefined, steps: (columns) => runs.push(columns) };
-  const header = headerOf(recording, [basename(folder), options.vm].filter((part) => part !== undefined).join(', '));
-  // QEMU with one processor makes a locked instruction as a load and a store; with several, as one access.
-  const splitsRmw = header.processor.vendor === 'amd' && !recording.together;
-  const omissions = [...convert(recording, kept, splitsRmw)].map(([what, count]) => ({ what, count }));
-  sink.header({ ...header, omissions });
+  const scenario = [basename(folder), options.vm].filter((part) => part !== undefined).join(', ');
+  try {
+    const header = headerOf(recording, scenario);
+    // QEMU with one processor makes a locked instruction as a load and a store; with several, as one access.
+    const splitsRmw = header.processor.vendor === 'amd' && !recording.together;
+    const omissions = [...convert(recording, kept, splitsRmw)].map(([what, count]) => ({ what, count }));
+    sink.header({ ...header, omissions });
+  } catch (error) {
+    throw error instanceof Problem ? error.at({ file: recording.log }) : error;
+  }
   for (const columns of runs) sink.steps(columns);
 }
 

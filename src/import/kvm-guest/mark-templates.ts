@@ -1,8 +1,8 @@
 /**
  * Templates for lines of the guests' log, and the types that follow from them.
  *
- * A template is the line as the guest's own `printf` spells it, with `{name:x}` for hexadecimal, `{name:d}` for
- * decimal, `{name:w}` for a word without spaces and `{name:*}` for the rest of the line. It parses to an object with
+ * A template is the line as the guest's own `printf` spells it, with `{name:x}` for up to 16 hexadecimal digits,
+ * `{name:d}` for up to 9 decimal ones, `{name:w}` for a word without spaces and `{name:*}` for the rest of the line. It parses to an object with
  * a bigint, number or string per name.
  */
 
@@ -13,7 +13,7 @@ export type Fields<Template extends string> = Template extends `${string}{${infe
   ? { readonly [K in Name]: Value<Form> } & Fields<Rest>
   : unknown;
 
-const PATTERNS: Readonly<Record<string, string>> = { x: '([0-9a-f]+)', d: '(\\d+)', w: '(\\S+)', '*': '(.*)' };
+const PATTERNS: Readonly<Record<string, string>> = { x: '([0-9a-f]{1,16})', d: '(\\d{1,9})', w: '(\\S+)', '*': '(.*)' };
 
 interface Field {
   readonly name: string;

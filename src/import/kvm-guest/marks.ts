@@ -196,3 +196,8 @@ export function parseMark(text: string, line: number): Mark {
     'the log must come from the guests that src/import/kvm-guest/README.md lists',
   );
 }
+
+/** Refuses a mark whose fields make no sense. */
+export function demand(condition: boolean, mark: { readonly line: number }, what: string): asserts condition {
+  if (!condition) throw new Problem('E_IMPORT', what, { line: mark.line });
+}

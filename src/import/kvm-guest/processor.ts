@@ -3,7 +3,7 @@
 import type { Word64 } from '../../bits/word64.ts';
 import { fromBigInt, ZERO } from '../../bits/word64.ts';
 import type { Processor, Vendor } from '../../trace/header.ts';
-import type { Mark, MarkOf } from './marks.ts';
+import { demand, type Mark, type MarkOf } from './marks.ts';
 
 /** Features that paging depends on: name, leaf, register, bit (SDM vol. 2A CPUID; APM vol. 3 appendix E). */
 const FEATURES: readonly (readonly [string, bigint, 'eax' | 'ebx' | 'ecx' | 'edx', number])[] = [
@@ -44,10 +44,12 @@ export function processorOf(marks: readonly Mark[]): Processor {
     return found !== undefined && ((found[register] >> BigInt(bit)) & 1n) !== 0n;
   }).map(([name]) => name);
   const sizes = leaves.get(0x8000_0008n);
+  const maxphyaddr = sizes === undefined ? MAXPHYADDR_PAE : Number(sizes.eax & 0xffn);
+  demand(maxphyaddr >= 32 && maxphyaddr <= 52, sizes ?? { line: 0 }, `a physical-address width of ${maxphyaddr} bits`);
   return {
     vendor,
     model: `${vendor === 'amd' ? 'QEMU 7.2 (TCG)' : vendor === 'intel' ? 'Bochs' : 'unknown'}, as KVM shows it to its guest`,
-    maxphyaddr: sizes === undefined ? MAXPHYADDR_PAE : Number(sizes.eax & 0xffn),
+    maxphyaddr,
     features,
     eptVpidCap,
     secondaryControlsAllowed,

@@ -10,6 +10,8 @@ import { readGzipLines } from './log-lines.ts';
 import { type Mark, parseMark } from './marks.ts';
 
 export interface GuestRecording {
+  /** Path of the log. */
+  readonly log: string;
   readonly marks: readonly Mark[];
   /** By the name that a DUMP mark gives. */
   readonly dumps: ReadonlyMap<string, Dump>;
@@ -50,6 +52,7 @@ export async function readRecording(folder: string, vm: string | undefined): Pro
     dumps.set(mark.file, dump);
   }
   return {
+    log,
     marks,
     dumps,
     sources,
