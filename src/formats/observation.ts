@@ -91,13 +91,12 @@ export const OBS_NOT_MODELLED_MASK = 0xff;
 export const OBS_LEARNED = 0x8000_0000;
 
 /** What the machine may meet and does not model, by number; reports and `--allow-unmodelled` use the names. */
-export const NotModelled = { LASS: 1, SUB_PAGE_PERMISSIONS: 2, LAM: 3, A20: 4, PAGING_MODE: 5 } as const;
+export const NotModelled = { LASS: 1, SUB_PAGE_PERMISSIONS: 2, LAM: 3, PAGING_MODE: 4 } as const;
 export const NOT_MODELLED_NAMES: Readonly<Record<number, string>> = {
   1: 'lass',
   2: 'sub-page-permissions',
   3: 'lam',
-  4: 'a20',
-  5: 'paging-mode',
+  4: 'paging-mode',
 };
 
 export function elementRow(dim: number, level: number, fourBytes: boolean): number {

@@ -63,6 +63,9 @@ export const CR4_PKE = 1 << 22;
 export const CR4_CET = 1 << 23;
 export const CR4_PKS = 1 << 24;
 export const CR4_LASS = 1 << 27;
+export const CR4_LAM_SUP = 1 << 28;
+/** Bits 62 (LAM_U48) and 61 (LAM_U57) of CR3, in its high half. */
+export const CR3_LAM_HI = 3 << 29;
 
 export const EFER_SCE = 1 << 0;
 export const EFER_LME = 1 << 8;

@@ -8,14 +8,13 @@
 import { assertUnreachable } from '../bits/brand.ts';
 import {
   Dim,
-  NotModelled,
   OBS_FOUR_BYTES,
   OBS_NOT_MODELLED_SHIFT,
   OBS_PAGE_SHIFT_SHIFT,
   OBS_VECTOR_SHIFT,
   Obs,
 } from '../formats/observation.ts';
-import { CR4_LA57, CR4_LASS, EFER_LMA, REGISTER_COUNT, Reg } from '../formats/registers.ts';
+import { CR4_LA57, EFER_LMA, REGISTER_COUNT, Reg } from '../formats/registers.ts';
 import {
   ACCESS_AC,
   ACCESS_CPL_MASK,
@@ -62,7 +61,8 @@ import type { Machine } from './machine.ts';
 import { Memory } from './memory.ts';
 import { loadPdptes } from './pdpte.ts';
 import { QUAL_LINEAR_BITS, softwareAccess } from './software.ts';
-import { TLB_DIRTY, TLB_RIGHTS_MASK, TLB_SECOND_SHIFT, Tlb } from './tlb.ts';
+import { TLB_DIRTY, TLB_PAGE_SHIFT_SHIFT, TLB_RIGHTS_MASK, TLB_SECOND_SHIFT, Tlb } from './tlb.ts';
+import { unmodelledFeature } from './unmodelled.ts';
 
 const LEAF_DIRTY = 1 << 6;
 const LEAF_GLOBAL = 1 << 8;
@@ -83,7 +83,8 @@ export class BareMachine implements Machine {
   readonly history = new History();
   /** Registers changed since the walks were set up. */
   private stale = true;
-  private lass = false;
+  /** One of `NotModelled` that is in force, or 0. */
+  private unmodelled = 0;
   /** The last access was served by a TLB entry that memory does not support any more. */
   staleHit = false;
   /** The last access was served by a TLB entry. */
@@ -186,7 +187,8 @@ export class BareMachine implements Machine {
     this.stale = false;
     this.tdpWalk = configureWalks(this.registers, this.features, this.cpuWalk, this.eptWalk, this.nptWalk);
     if (!this.contexts.update(this.registers)) this.tlb.clear();
-    this.lass = (this.register(Reg.CR4) & CR4_LASS) !== 0;
+    this.unmodelled = unmodelledFeature(this.registers, this.tdpWalk);
+    if (this.unmodelled !== 0) this.tlb.clear();
   }
 
   private access(op: number, lo: number, hi: number): void {
@@ -233,13 +235,14 @@ export class BareMachine implements Machine {
     }
     if (tlb.epoch !== this.history.epoch) this.verifyHit(lo, hi, access);
     this.servedByTlb = true;
-    this.pushTranslated(tlb, tlb.pageShift);
+    this.pushTranslated(tlb, meta >>> TLB_PAGE_SHIFT_SHIFT);
     return true;
   }
 
   /** Tables changed since the entry just found was last known to agree with them: does it still? */
   private verifyHit(lo: number, hi: number, access: number): void {
     const { tlb, cpuWalk, log } = this;
+    cpuWalk.software = false;
     const same = walkX86(cpuWalk, lo, hi, access | NO_AD) === Walk.OK && cpuWalk.lo === tlb.lo && cpuWalk.hi === tlb.hi;
     log.count = 0;
     if (same) tlb.refresh(this.history.epoch);
@@ -248,14 +251,14 @@ export class BareMachine implements Machine {
 
   private miss(op: number, lo: number, hi: number, access: number): void {
     const { cpuWalk, log } = this;
+    if (this.unmodelled !== 0) {
+      log.push(Obs.NOT_MODELLED | (this.unmodelled << OBS_NOT_MODELLED_SHIFT), 0, 0, 0, 0);
+      return;
+    }
     const efer = this.register(Reg.EFER);
     if ((efer & EFER_LMA) !== 0 && !isCanonical(lo, hi, (this.register(Reg.CR4) & CR4_LA57) !== 0)) {
       const vector = (op & ACCESS_STACK) !== 0 ? 12 : 13;
       log.push(Obs.EXCEPTION | (vector << OBS_VECTOR_SHIFT), 0, 0, 0, 0);
-      return;
-    }
-    if (this.lass) {
-      log.push(Obs.NOT_MODELLED | (NotModelled.LASS << OBS_NOT_MODELLED_SHIFT), 0, 0, 0, 0);
       return;
     }
     cpuWalk.software = (op & ACCESS_SOFTWARE) !== 0;
@@ -289,7 +292,7 @@ export class BareMachine implements Machine {
     const second = this.tdpWalk;
     const unpaged = cpuWalk.rootLevel === 0;
     const dirty = unpaged || (cpuWalk.leafLo & LEAF_DIRTY) !== 0 || (access & WRITE) !== 0;
-    let meta = cpuWalk.rights | (dirty ? TLB_DIRTY : 0);
+    let meta = cpuWalk.rights | (dirty ? TLB_DIRTY : 0) | (cpuWalk.pageShift << TLB_PAGE_SHIFT_SHIFT);
     let shift = cpuWalk.pageShift;
     if (second !== null) {
       meta |= second.rights << TLB_SECOND_SHIFT;

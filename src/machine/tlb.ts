@@ -14,6 +14,8 @@ export const TLB_RIGHTS_MASK = 0xf;
 /** Rights of the second stage, `ACC_*`, shifted. */
 export const TLB_SECOND_SHIFT = 4;
 export const TLB_DIRTY = 1 << 12;
+/** log2 of the size of the guest's page, in the topmost bits; the entry itself may hold a part of it. */
+export const TLB_PAGE_SHIFT_SHIFT = 16;
 
 class SizeClass {
   readonly shift: number;
@@ -64,7 +66,6 @@ export class Tlb {
   gpaLo = 0;
   gpaHi = 0;
   meta = 0;
-  pageShift = 0;
   epoch = 0;
   /** Some entries hold a part of a larger guest page. */
   fractured = false;
@@ -86,7 +87,6 @@ export class Tlb {
         this.gpaLo = c.gpaLo[at]! | (lo & ~pageMask);
         this.gpaHi = c.gpaHi[at]!;
         this.meta = c.meta[at]!;
-        this.pageShift = c.shift;
         this.epoch = c.epoch[at]!;
         this.foundClass = c;
         this.foundIndex = at;

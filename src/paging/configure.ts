@@ -27,7 +27,7 @@ import {
 import type { PageWalk } from './page-walk.ts';
 import { type PermissionRules, permissionBitmap, protectionKeyMask } from './permissions.ts';
 import {
-  badCombinationTable,
+  eptKindsAt,
   type ReservedMasks,
   reserved32,
   reservedEpt,
@@ -75,14 +75,6 @@ function sharedMasks(key: string, build: () => ReservedMasks): ReservedMasks {
     masks.set(key, found);
   }
   return found;
-}
-
-const combinations = [false, true].map((executeOnly) =>
-  [false, true].map((mbec) => badCombinationTable(executeOnly, mbec)),
-);
-
-function sharedCombinations(executeOnly: boolean, mbec: boolean): Uint8Array {
-  return combinations[Number(executeOnly)]![Number(mbec)]!;
 }
 
 /** Level of the root table under these mode bits (facts/kvm-mmu.md §2.3 step 4); 0 = no paging. */
@@ -200,10 +192,7 @@ function configureEpt(
   walk.mbec = (secondaryControls & SECONDARY_MBEC) !== 0;
   walk.advancedInfo = features.eptAdvancedInfo;
   walk.format.permissions = sharedBitmap({ tdp: true, ept: true, smep: walk.mbec, smap: false, wp: true, nx: true });
-  const { maxphyaddr, ept2m, ept1g } = features;
-  walk.format.reserved = sharedMasks(`ept ${maxphyaddr} ${ept2m} ${ept1g}`, () =>
-    reservedEpt(maxphyaddr, ept2m, ept1g),
-  );
-  const { eptExecuteOnly } = features;
-  walk.format.badCombinations = sharedCombinations(eptExecuteOnly, walk.mbec);
+  const { maxphyaddr, ept2m, ept1g, eptExecuteOnly } = features;
+  walk.format.reservedHi = reservedEpt(maxphyaddr, ept2m, ept1g).hi[1]!;
+  walk.format.kindsAt = eptKindsAt({ executeOnly: eptExecuteOnly, mbec: walk.mbec, page2m: ept2m, page1g: ept1g });
 }

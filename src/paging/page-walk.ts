@@ -33,8 +33,10 @@ export interface PageFormat {
   permissions: Uint16Array;
   /** Protection-key fields for user pages (PKRU) and supervisor pages (PKRS) together, 0 = keys off. */
   keyMask: number;
-  /** EPT: 1 for each combination of bits 5:0 and 10 that is a misconfiguration, 128 elements. */
-  badCombinations: Uint8Array;
+  /** EPT: where the kinds of entries under the rules in force begin in `EPT_ENTRY_KINDS`. */
+  kindsAt: number;
+  /** EPT: reserved bits of the high half, the same at all levels. */
+  reservedHi: number;
 }
 
 export class PageWalk {
@@ -76,7 +78,8 @@ export class PageWalk {
     reserved: reservedLongMode({ maxphyaddr: 52, nx: true, page1g: true, amd: false }),
     permissions: permissionBitmap({ tdp: false, ept: false, smep: false, smap: false, wp: false, nx: false }),
     keyMask: 0,
-    badCombinations: new Uint8Array(128),
+    kindsAt: 0,
+    reservedHi: 0,
   };
   pkru = 0;
   pkrs = 0;

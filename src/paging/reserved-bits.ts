@@ -116,14 +116,54 @@ export function badEptCombinations(executeOnly: boolean): readonly [lo: number, 
   return [halves[0] >>> 0, halves[1] >>> 0];
 }
 
+/** What an EPT entry is, as far as its bits 7:0 and 10 and its level tell. */
+export const EptEntry = { TABLE: 0, LEAF: 1, ABSENT: 2, MISCONFIGURED: 3 } as const;
+
+/** What decides about EPT entries beside their bits. */
+export interface EptEntryRules {
+  readonly executeOnly: boolean;
+  /** Mode-based execute control: bit 10 is a right to execute, too. */
+  readonly mbec: boolean;
+  readonly page2m: boolean;
+  readonly page1g: boolean;
+}
+
+const KINDS_PER_RULES = 6 << 9;
+
 /**
- * The same as a table of 128: index bits 5:0 are the entry's, bit 6 is its bit 10, which with mode-based execute
- * control counts as a right to execute (facts/kvm-mmu.md §4).
+ * `EptEntry` by [`eptKindsAt` + level × 512 + bit 10 × 256 + bits 7:0]. One array for all rules, so that V8 compiles
+ * its address into the walk.
  */
-export function badCombinationTable(executeOnly: boolean, mbec: boolean): Uint8Array {
-  const [lo, hi] = badEptCombinations(executeOnly);
-  return Uint8Array.from({ length: 128 }, (_, index) => {
-    const n = (index & 0x3f) | (mbec && index >= 64 ? 4 : 0);
-    return ((n < 32 ? lo : hi) >>> (n & 31)) & 1;
-  });
+export const EPT_ENTRY_KINDS = new Uint8Array(16 * KINDS_PER_RULES);
+
+const filled = new Set<number>();
+
+/** Where in `EPT_ENTRY_KINDS` the kinds under these rules begin. */
+export function eptKindsAt(rules: EptEntryRules): number {
+  const { executeOnly, mbec, page2m, page1g } = rules;
+  const at = ((executeOnly ? 1 : 0) | (mbec ? 2 : 0) | (page2m ? 4 : 0) | (page1g ? 8 : 0)) * KINDS_PER_RULES;
+  if (!filled.has(at)) {
+    filled.add(at);
+    fillEptKinds(at, rules);
+  }
+  return at;
+}
+
+function fillEptKinds(at: number, rules: EptEntryRules): void {
+  const executeBits = rules.mbec ? 0x404 : 4;
+  const [badLo, badHi] = badEptCombinations(rules.executeOnly);
+  const reserved = reservedEpt(52, rules.page2m, rules.page1g);
+  const kindOf = (level: number, lo: number): number => {
+    if ((lo & (3 | executeBits)) === 0) return EptEntry.ABSENT;
+    // Mode-based execute control counts either right to execute (facts/kvm-mmu.md §4).
+    const combination = (lo & 0x3b) | ((lo & executeBits) !== 0 ? 4 : 0);
+    const bad = (combination < 32 ? badLo : badHi) >>> (combination & 31);
+    if ((bad & 1) !== 0 || (lo & reserved.lo[reservedIndex(level, lo)]!) !== 0) return EptEntry.MISCONFIGURED;
+    return level === 1 || (lo & 0x80) !== 0 ? EptEntry.LEAF : EptEntry.TABLE;
+  };
+  for (let level = 1; level <= 5; level++) {
+    for (let n = 0; n < 512; n++) {
+      EPT_ENTRY_KINDS[at + (level << 9) + n] = kindOf(level, (n & 0xff) | ((n & 0x100) << 2));
+    }
+  }
 }

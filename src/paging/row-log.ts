@@ -8,33 +8,41 @@
 /** More rows than any single step can have: 5 levels x 5 nested levels, write-backs, checks and an outcome. */
 const CAPACITY = 512;
 
+// V8 folds constants that a module keeps to itself; exported ones it loads at each use, hence two names for `push`.
+const SIZE = 5;
+const AT_OP = 0;
+const AT_ADDRESS_LO = 1;
+const AT_ADDRESS_HI = 2;
+const AT_VALUE_LO = 3;
+const AT_VALUE_HI = 4;
+
 /** Elements per row of `RowLog.rows`, and what stands where in a row. */
-export const ROW = 5;
-export const ROW_OP = 0;
-export const ROW_ADDRESS_LO = 1;
-export const ROW_ADDRESS_HI = 2;
-export const ROW_VALUE_LO = 3;
-export const ROW_VALUE_HI = 4;
+export const ROW = SIZE;
+export const ROW_OP = AT_OP;
+export const ROW_ADDRESS_LO = AT_ADDRESS_LO;
+export const ROW_ADDRESS_HI = AT_ADDRESS_HI;
+export const ROW_VALUE_LO = AT_VALUE_LO;
+export const ROW_VALUE_HI = AT_VALUE_HI;
 
 export class RowLog {
   count = 0;
-  /** `count` rows of ROW elements each; words and halves as signed numbers. */
-  readonly rows = new Int32Array(CAPACITY * ROW);
+  /** `count` rows of `ROW` elements each; words and halves as signed numbers. */
+  readonly rows = new Int32Array(CAPACITY * SIZE);
 
   push(op: number, addressLo: number, addressHi: number, valueLo: number, valueHi: number): void {
     const { rows, count } = this;
     if (count === CAPACITY) throw new Error('one step produced more observations than any walk can');
-    const at = count * ROW;
-    rows[at + ROW_VALUE_HI] = valueHi;
-    rows[at + ROW_VALUE_LO] = valueLo;
-    rows[at + ROW_ADDRESS_HI] = addressHi;
-    rows[at + ROW_ADDRESS_LO] = addressLo;
-    rows[at + ROW_OP] = op;
+    const at = count * SIZE;
+    rows[at + AT_VALUE_HI] = valueHi;
+    rows[at + AT_VALUE_LO] = valueLo;
+    rows[at + AT_ADDRESS_HI] = addressHi;
+    rows[at + AT_ADDRESS_LO] = addressLo;
+    rows[at + AT_OP] = op;
     this.count = count + 1;
   }
 
   /** The word of row `index`. */
   op(index: number): number {
-    return this.rows[index * ROW + ROW_OP]!;
+    return this.rows[index * SIZE + AT_OP]!;
   }
 }

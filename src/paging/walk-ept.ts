@@ -18,11 +18,11 @@ import {
 } from './access.ts';
 import { Check, entryOffset8, type PageWalk, Walk } from './page-walk.ts';
 import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE } from './permissions.ts';
-import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from './row-log.ts';
+import { EPT_ENTRY_KINDS, EptEntry } from './reserved-bits.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_OP, ROW_VALUE_HI, ROW_VALUE_LO } from './row-log.ts';
 
 const RWX = 7;
 const USER_EXECUTE = 1 << 10;
-const LARGE = 1 << 7;
 const ACCESSED = 1 << 8;
 const DIRTY = 1 << 9;
 
@@ -38,95 +38,117 @@ const QUAL_GUEST_USER = 1 << 9;
 const QUAL_GUEST_WRITABLE = 1 << 10;
 const QUAL_GUEST_NX = 1 << 11;
 
+// V8 folds a module's own constants into the code but loads and checks imported ones at each use: the loop below and
+// what surrounds it use copies.
+const OK = Walk.OK;
+const ROW_SIZE = ROW;
+const AT_OP = ROW_OP;
+const AT_ADDRESS_LO = ROW_ADDRESS_LO;
+const AT_ADDRESS_HI = ROW_ADDRESS_HI;
+const AT_VALUE_LO = ROW_VALUE_LO;
+const AT_VALUE_HI = ROW_VALUE_HI;
+const LEVEL_SHIFT = OBS_LEVEL_SHIFT;
+const START_BITS = NESTED_WALK_BITS;
+const WRITES = WRITE;
+const FETCHES = FETCH;
+const OF_TABLES = OF_TABLE;
+const KEEPS_AD = NO_AD;
+const FROM_USER_PAGE = GUEST_USER;
+const INDEX_USER = USER;
+const READ_WRITE = ACC_READ | ACC_WRITE;
+const EXECUTE = ACC_EXEC;
+const EXECUTE_FROM_USER = ACC_USER;
+const offsetOf = entryOffset8;
+const kinds = EPT_ENTRY_KINDS;
+const TABLE = EptEntry.TABLE;
+const ABSENT = EptEntry.ABSENT;
+const MISCONFIGURED = EptEntry.MISCONFIGURED;
+
 const START_ROW = Obs.NESTED_WALK | (Dim.EPT << OBS_DIM_SHIFT);
 const ELEMENT_ROW = Obs.ELEMENT | (Dim.EPT << OBS_DIM_SHIFT);
 const WRITE_ROW = Obs.ENTRY_WRITE | (Dim.EPT << OBS_DIM_SHIFT);
 
 /** Translates a guest-physical address; result in `walk`, returns a `Walk` status. */
-export function walkEpt(walk: PageWalk, lo: number, hi: number, access: number): number {
-  const { log, memory, format } = walk;
+export function walkEpt(walk: PageWalk, gpaLo: number, gpaHi: number, access: number): number {
+  const lo = gpaLo | 0;
+  const hi = gpaHi | 0;
+  const { log, memory, format, rootLevel } = walk;
   const { words } = memory;
-  const { reserved, badCombinations } = format;
-  const reservedLo = reserved.lo;
-  const reservedHi = reserved.hi;
-  log.push(START_ROW | (access & NESTED_WALK_BITS), lo, hi, 0, 0);
-  // Rows of entries are written here rather than pushed one by one: this loop is where replay spends its time.
-  const rows = log.rows;
-  const firstRow = log.count;
-  let rowAt = firstRow * ROW;
-  walk.firstRow = firstRow;
+  const { kindsAt, reservedHi } = format;
+  // Rows are written here rather than pushed one by one: this loop is where replay spends its time.
+  const { rows } = log;
+  const startRow = log.count;
+  let rowAt = startRow * ROW_SIZE;
+  rows[rowAt + AT_OP] = START_ROW | (access & START_BITS);
+  rows[rowAt + AT_ADDRESS_LO] = lo;
+  rows[rowAt + AT_ADDRESS_HI] = hi;
+  rows[rowAt + AT_VALUE_LO] = 0;
+  rows[rowAt + AT_VALUE_HI] = 0;
+  rowAt += ROW_SIZE;
+  walk.firstRow = startRow + 1;
 
   // With A/D bits on, reading the guest's paging structures counts as writing them (SDM vol. 3C 29.3.5).
-  const write = (access & WRITE) !== 0 || (walk.ad && (access & OF_TABLE) !== 0);
-  const presentBits = walk.mbec ? RWX | USER_EXECUTE : RWX;
+  const ad = walk.ad === true;
+  const write = (access & WRITES) !== 0 || (ad && (access & OF_TABLES) !== 0);
   let all = -1;
-  let level = walk.rootLevel;
+  let level = rootLevel;
   let tableLo = walk.rootLo;
   let tableHi = walk.rootHi;
   let entryLo = 0;
   let entryHi = 0;
+  let kind = 0;
 
   // Bits beyond what the walk's depth translates play no part (SDM vol. 3C 29.3.2).
   for (;;) {
-    const at = entryOffset8(level, lo, hi);
+    const at = offsetOf(level, lo, hi);
     const word = memory.pageIndex(tableLo, tableHi) + (at >>> 2);
     entryLo = words[word]!;
     entryHi = words[word + 1]!;
-    rows[rowAt + ROW_VALUE_HI] = entryHi;
-    rows[rowAt + ROW_VALUE_LO] = entryLo;
-    rows[rowAt + ROW_ADDRESS_HI] = tableHi;
-    rows[rowAt + ROW_ADDRESS_LO] = tableLo | at;
-    rows[rowAt] = ELEMENT_ROW | (level << OBS_LEVEL_SHIFT);
-    rowAt += ROW;
+    rows[rowAt + AT_OP] = ELEMENT_ROW | (level << LEVEL_SHIFT);
+    rows[rowAt + AT_ADDRESS_LO] = tableLo | at;
+    rows[rowAt + AT_ADDRESS_HI] = tableHi;
+    rows[rowAt + AT_VALUE_LO] = entryLo;
+    rows[rowAt + AT_VALUE_HI] = entryHi;
+    rowAt += ROW_SIZE;
 
     all &= entryLo;
-    if ((entryLo & presentBits) === 0) {
-      log.count = firstRow + walk.rootLevel - level + 1;
-      return violation(walk, lo, hi, access, write, all, level, Check.PRESENT);
-    }
-    const bad = level + ((entryLo >>> 7) & 1) * 6;
-    if (
-      ((entryLo & reservedLo[bad]!) | (entryHi & reservedHi[bad]!)) !== 0 ||
-      badCombinations[combinationOf(entryLo)] !== 0
-    ) {
-      log.count = firstRow + walk.rootLevel - level + 1;
-      setFault(walk, lo, hi, access);
-      walk.qualificationValid = false;
-      return walk.fault(Walk.EPT_MISCONFIG, level, Check.RESERVED);
-    }
-    if (level === 1 || (entryLo & LARGE) !== 0) break;
+    kind = kinds[kindsAt + ((level << 9) | (entryLo & 0xff) | ((entryLo >>> 2) & 0x100))]!;
+    if (kind !== TABLE || (entryHi & reservedHi) !== 0) break;
     tableLo = entryLo & ~0xfff;
     tableHi = entryHi & 0xf_ffff;
     level--;
   }
-  log.count = firstRow + walk.rootLevel - level + 1;
+  log.count = startRow + rootLevel - level + 2;
+
+  if (kind === ABSENT) return violation(walk, lo, hi, access, write, all, level, Check.PRESENT);
+  const shift = 3 + 9 * level;
+  const within = (1 << shift) - 1;
+  // Address bits below a large page are reserved.
+  if (kind === MISCONFIGURED || ((entryHi & reservedHi) | (entryLo & within & ~0xfff)) !== 0) {
+    setFault(walk, lo, hi, access);
+    walk.qualificationValid = false;
+    return walk.fault(Walk.EPT_MISCONFIG, level, Check.RESERVED);
+  }
 
   // R and W stand where READ and WRITE do; execute is split by mode-based execute control (SDM vol. 3C 29.3.3.2).
   const rights =
-    (all & (ACC_READ | ACC_WRITE)) | ((all & 4) !== 0 ? ACC_EXEC : 0) | ((all & USER_EXECUTE) !== 0 ? ACC_USER : 0);
-  const index = ((write ? WRITE : 0) | (access & FETCH) | ((access & GUEST_USER) !== 0 ? USER : 0)) >>> 1;
+    (all & READ_WRITE) | ((all & 4) !== 0 ? EXECUTE : 0) | ((all & USER_EXECUTE) !== 0 ? EXECUTE_FROM_USER : 0);
+  const index = ((write ? WRITES : 0) | (access & FETCHES) | ((access & FROM_USER_PAGE) !== 0 ? INDEX_USER : 0)) >>> 1;
   const denied = ((format.permissions[index]! >>> rights) & 1) !== 0 || (walk.software && (rights & ACC_READ) === 0);
   if (denied) {
     return violation(walk, lo, hi, access, write, all, level, Check.PERMISSION);
   }
 
-  const shift = 3 + 9 * level;
-  const within = (1 << shift) - 1;
   walk.pageShift = shift;
   walk.lo = (entryLo & ~within) | (lo & within);
   walk.hi = entryHi & 0xf_ffff;
   walk.rights = rights;
   walk.leafLo = entryLo;
   walk.leafHi = entryHi;
-  if (walk.ad && ((all & ACCESSED) === 0 || (write && (entryLo & DIRTY) === 0)) && (access & NO_AD) === 0) {
+  if (ad && ((all & ACCESSED) === 0 || (write && (entryLo & DIRTY) === 0)) && (access & KEEPS_AD) === 0) {
     writeAccessedDirty(walk, level, write);
   }
-  return Walk.OK;
-}
-
-/** Bits 5:0 and 10 of an entry, which `badCombinations` is indexed by. */
-function combinationOf(entryLo: number): number {
-  return (entryLo & 0x3f) | ((entryLo >>> 4) & 0x40);
+  return OK;
 }
 
 function setFault(walk: PageWalk, lo: number, hi: number, access: number): void {

@@ -23,8 +23,37 @@ import {
 } from './access.ts';
 import { Check, entryOffset8, type PageWalk, Walk } from './page-walk.ts';
 import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE } from './permissions.ts';
-import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from './row-log.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_OP, ROW_VALUE_HI, ROW_VALUE_LO } from './row-log.ts';
 import { walkEpt } from './walk-ept.ts';
+
+// V8 folds a module's own constants into the code but loads and checks imported ones at each use: copies for the walk
+// itself. What only faults and write-backs need is used as imported.
+const OK = Walk.OK;
+const ELEMENT = Obs.ELEMENT;
+const DIM_SHIFT = OBS_DIM_SHIFT;
+const LEVEL_SHIFT = OBS_LEVEL_SHIFT;
+const FOUR_BYTES = OBS_FOUR_BYTES;
+const ROW_SIZE = ROW;
+const AT_OP = ROW_OP;
+const AT_ADDRESS_LO = ROW_ADDRESS_LO;
+const AT_ADDRESS_HI = ROW_ADDRESS_HI;
+const AT_VALUE_LO = ROW_VALUE_LO;
+const AT_VALUE_HI = ROW_VALUE_HI;
+const READ_WRITE_USER = ACC_READ | ACC_WRITE | ACC_USER;
+const RIGHT_USER = ACC_USER;
+const RIGHT_WRITE = ACC_WRITE;
+const RIGHT_EXECUTE = ACC_EXEC;
+const WRITES = WRITE;
+const OF_SHADOW_STACK = SHADOW_STACK;
+const INDEX_BITS = PERMISSION_BITS;
+const PRESENT = PFEC_P;
+const TABLE = OF_TABLE;
+const KEEPS_AD = NO_AD;
+const BY_USER = USER;
+/** What a final address's translation takes over from the access. */
+const KEPT_BITS = WRITE | FETCH | TYPE_BITS | NO_AD;
+const offsetOf = entryOffset8;
+const eptWalk = walkEpt;
 
 const ENTRY_P = 1 << 0;
 const ENTRY_A = 1 << 5;
@@ -40,15 +69,18 @@ const WRITE_BACK = OF_TABLE | accessOfType(AccessType.WRITE);
  * Translates one address. `access`: bits of `access.ts`. Leaves the result in `walk` and returns a `Walk` status.
  * The address is taken as it is: canonicality is the caller's business.
  */
-export function walkX86(walk: PageWalk, lo: number, hi: number, access: number): number {
+export function walkX86(walk: PageWalk, linearLo: number, linearHi: number, access: number): number {
+  const lo = linearLo | 0;
+  const hi = linearHi | 0;
   let level = walk.rootLevel;
   if (level === 0) return translateUnpaged(walk, lo, hi, access);
 
   const { log, memory, format, second, fourByte, row } = walk;
   const { words } = memory;
+  const { rows } = log;
   const reservedLo = format.reserved.lo;
   const reservedHi = format.reserved.hi;
-  const rowBits = Obs.ELEMENT | (walk.dim << OBS_DIM_SHIFT) | (fourByte ? OBS_FOUR_BYTES : 0);
+  const rowBits = ELEMENT | (walk.dim << DIM_SHIFT) | (fourByte ? FOUR_BYTES : 0);
   let tableLo = walk.rootLo;
   let tableHi = walk.rootHi;
   // Bits that are set in every entry so far, and high halves of all of them together for NX.
@@ -60,7 +92,7 @@ export function walkX86(walk: PageWalk, lo: number, hi: number, access: number):
 
   if (level === 3) {
     const status = readPdpte(walk, lo >>> 30, access);
-    if (status !== Walk.OK) return status;
+    if (status !== OK) return status;
     tableLo = walk.leafLo & ~0xfff;
     tableHi = walk.leafHi & 0xf_ffff;
     level = 2;
@@ -68,20 +100,27 @@ export function walkX86(walk: PageWalk, lo: number, hi: number, access: number):
   const topLevel = level;
 
   for (;;) {
-    const offset = fourByte ? (level === 2 ? lo >>> 20 : lo >>> 10) & 0xffc : entryOffset8(level, lo, hi);
+    const offset = fourByte ? (level === 2 ? lo >>> 20 : lo >>> 10) & 0xffc : offsetOf(level, lo, hi);
     let entryAt = (tableLo & ~0xfff) | offset;
     let entryAtHi = tableHi;
     if (second !== null) {
-      const status = translateTable(walk, second, entryAt, tableHi, allLo, access & NO_AD);
-      if (status !== Walk.OK) return status;
+      const status = translateTable(walk, second, entryAt, tableHi, allLo, access & KEEPS_AD);
+      if (status !== OK) return status;
       entryAt = second.lo;
       entryAtHi = second.hi;
     }
     const word = memory.pageIndex(entryAt, entryAtHi) + (offset >>> 2);
     entryLo = words[word]!;
     entryHi = fourByte ? 0 : words[word + 1]!;
-    row[level] = log.count;
-    log.push(rowBits | (level << OBS_LEVEL_SHIFT), entryAt, entryAtHi, entryLo, entryHi);
+    const rowIndex = log.count;
+    const rowAt = rowIndex * ROW_SIZE;
+    rows[rowAt + AT_OP] = rowBits | (level << LEVEL_SHIFT);
+    rows[rowAt + AT_ADDRESS_LO] = entryAt;
+    rows[rowAt + AT_ADDRESS_HI] = entryAtHi;
+    rows[rowAt + AT_VALUE_LO] = entryLo;
+    rows[rowAt + AT_VALUE_HI] = entryHi;
+    log.count = rowIndex + 1;
+    row[level] = rowIndex;
 
     if ((entryLo & ENTRY_P) === 0) return pageFault(walk, access, 0, level, Check.PRESENT);
     const bad = level + ((entryLo >>> 7) & 1) * 6;
@@ -98,12 +137,12 @@ export function walkX86(walk: PageWalk, lo: number, hi: number, access: number):
   }
 
   // P, R/W and U/S stand where READ, WRITE and USER do; no-execute is turned round.
-  const rights = (allLo & (ACC_READ | ACC_WRITE | ACC_USER)) | (anyHi < 0 ? 0 : ACC_EXEC);
+  const rights = (allLo & READ_WRITE_USER) | (anyHi < 0 ? 0 : RIGHT_EXECUTE);
   let denied =
-    (access & SHADOW_STACK) !== 0
+    (access & OF_SHADOW_STACK) !== 0
       ? shadowStackDenied(access, aboveLeafLo, entryLo, rights)
-      : (format.permissions[(access & PERMISSION_BITS) >>> 1]! >>> rights) & 1;
-  let errorCode = PFEC_P;
+      : (format.permissions[(access & INDEX_BITS) >>> 1]! >>> rights) & 1;
+  let errorCode = PRESENT;
   if (format.keyMask !== 0 && keyDenied(walk, access, rights, entryHi)) {
     errorCode |= PFEC_PK;
     denied = 1;
@@ -124,21 +163,21 @@ export function walkX86(walk: PageWalk, lo: number, hi: number, access: number):
   walk.gpaHi = gpaHi;
 
   const needsAd =
-    ((allLo & ENTRY_A) === 0 || ((access & WRITE) !== 0 && (entryLo & ENTRY_D) === 0)) && (access & NO_AD) === 0;
+    ((allLo & ENTRY_A) === 0 || ((access & WRITES) !== 0 && (entryLo & ENTRY_D) === 0)) && (access & KEEPS_AD) === 0;
   if (needsAd && !(walk.adAfterTranslation || walk.software)) {
     const status = writeAccessedDirty(walk, topLevel, level, access, rights);
-    if (status !== Walk.OK) return status;
+    if (status !== OK) return status;
   }
   if (second === null) {
     walk.lo = gpaLo;
     walk.hi = gpaHi;
   } else {
     const status = translateFinal(walk, second, gpaLo, gpaHi, access, rights);
-    if (status !== Walk.OK) return status;
+    if (status !== OK) return status;
   }
   if (needsAd && (walk.adAfterTranslation || walk.software))
     return writeAccessedDirty(walk, topLevel, level, access, rights);
-  return Walk.OK;
+  return OK;
 }
 
 /** CR0.PG = 0: the linear address is the (guest-)physical one, with every right. */
@@ -220,12 +259,12 @@ function readPdpte(walk: PageWalk, index: number, access: number): number {
 
 /** The guest's rights combined so far, as the second stage wants to know them (`GUEST_*`). */
 function guestRights(allLo: number, noExecute: number): number {
-  return ((allLo & ACC_USER) << 15) | ((allLo & ACC_WRITE) << 17) | (noExecute << 19);
+  return ((allLo & RIGHT_USER) << 15) | ((allLo & RIGHT_WRITE) << 17) | (noExecute << 19);
 }
 
 /** The same from `ACC_*` rights. */
 function guestRightsOf(rights: number): number {
-  return guestRights(rights, (rights & ACC_EXEC) === 0 ? 1 : 0);
+  return guestRights(rights, (rights & RIGHT_EXECUTE) === 0 ? 1 : 0);
 }
 
 /**
@@ -234,8 +273,8 @@ function guestRightsOf(rights: number): number {
  */
 function translateTable(walk: PageWalk, second: PageWalk, lo: number, hi: number, allLo: number, noAd: number): number {
   if (second.ept) {
-    const access = (walk.software ? WRITE_BACK : OF_TABLE) | noAd | guestRights(allLo, 0);
-    return walkEpt(second, lo, hi, access) === Walk.OK ? Walk.OK : Walk.SECOND_STAGE;
+    const access = (walk.software ? WRITE_BACK : TABLE) | noAd | guestRights(allLo, 0);
+    return eptWalk(second, lo, hi, access) === OK ? OK : Walk.SECOND_STAGE;
   }
   return nptStage(second, lo, hi, NPT_TABLE_ACCESS | noAd);
 }
@@ -248,17 +287,17 @@ function translateFinal(
   access: number,
   rights: number,
 ): number {
-  const kept = access & (WRITE | FETCH | TYPE_BITS | NO_AD);
+  const kept = access & KEPT_BITS;
   if (second.ept) {
     second.software = walk.software;
-    if (walkEpt(second, lo, hi, kept | guestRightsOf(rights)) !== Walk.OK) return Walk.SECOND_STAGE;
+    if (eptWalk(second, lo, hi, kept | guestRightsOf(rights)) !== OK) return Walk.SECOND_STAGE;
   } else {
-    const status = nptStage(second, lo, hi, kept | (second.gmet ? access & USER : USER));
-    if (status !== Walk.OK) return status;
+    const status = nptStage(second, lo, hi, kept | (second.gmet ? access & BY_USER : BY_USER));
+    if (status !== OK) return status;
   }
   walk.lo = second.lo;
   walk.hi = second.hi;
-  return Walk.OK;
+  return OK;
 }
 
 /** Translates one guest-physical address by itself, in whichever format the second stage has. */
