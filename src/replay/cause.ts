@@ -31,6 +31,12 @@ function hex(lo: number, hi: number): string {
   return `0x${hex64(lo, hi)}`;
 }
 
+/** `bit 5 differs`, `bits 5, 12 differ`. */
+function bitsDiffer(a: Row, b: Row): string {
+  const bits = differingBits(a, b);
+  return `${bits} ${bits.startsWith('bits') ? 'differ' : 'differs'}`;
+}
+
 /** Bits in which two words differ, as `bit 5` or `bits 5, 12`. */
 function differingBits(a: Row, b: Row): string {
   const bits: number[] = [];
@@ -131,18 +137,18 @@ function sameKind(
         const from = above === undefined ? 'the root' : describe(above);
         return `the walks part below ${from}: the recording reads the ${entryPlace(r)}, the replay the ${entryPlace(m)}`;
       }
-      return `the ${entryPlace(r)} was read as ${hex(r.valueLo, r.valueHi)}, memory holds ${hex(m.valueLo, m.valueHi)}: ${differingBits(r, m)} differ`;
+      return `the ${entryPlace(r)} was read as ${hex(r.valueLo, r.valueHi)}, memory holds ${hex(m.valueLo, m.valueHi)}: ${bitsDiffer(r, m)}`;
     case Obs.ENTRY_WRITE:
     case Obs.ENTRY_AFTER:
       if (!sameAddress(r, m)) return `the recording writes the ${entryPlace(r)}, the replay the ${entryPlace(m)}`;
-      return `the ${entryPlace(r)} ends as ${hex(r.valueLo, r.valueHi)} in the recording, as ${hex(m.valueLo, m.valueHi)} in the replay: ${differingBits(r, m)} differ`;
+      return `the ${entryPlace(r)} ends as ${hex(r.valueLo, r.valueHi)} in the recording, as ${hex(m.valueLo, m.valueHi)} in the replay: ${bitsDiffer(r, m)}`;
     case Obs.EXCEPTION:
     case Obs.EPT_VIOLATION:
     case Obs.NPF:
       if (!sameAddress(r, m)) {
         return `${name(r)} names address ${hex(r.addressLo, r.addressHi)} in the recording, ${hex(m.addressLo, m.addressHi)} in the replay`;
       }
-      return `${name(r)} was recorded, ${name(m)} replayed, ${differingBits(r, m)} differ; the replay says: ${outcomeReason(replayed, stepOp, registers)}`;
+      return `${name(r)} was recorded, ${name(m)} replayed, ${bitsDiffer(r, m)}; the replay says: ${outcomeReason(replayed, stepOp, registers)}`;
     case Obs.TRANSLATED:
       return `the recording translates to ${hex(r.addressLo, r.addressHi)}, the replay to ${hex(m.addressLo, m.addressHi)}${
         sameAddress(r, m) ? ' with another page size or guest-physical address' : ''
