@@ -130,7 +130,7 @@ export function measureTrace(path: string, rounds: number): TraceFigures {
       const start = performance.now();
       for (const columns of chunks) session.run(columns);
       const rate = (steps / (performance.now() - start)) * 1000;
-      predicted = session.result(undefined, true).receipt.observationsPredicted;
+      predicted = session.result(undefined, 'not read').receipt.observationsPredicted;
       return rate;
     });
     const decode = best(rounds, () => decodeRate(plain));

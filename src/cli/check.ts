@@ -2,7 +2,7 @@
 
 import { ExitStatus, Problem, placeText } from '../bits/problem.ts';
 import { escapeControls } from '../report/escape.ts';
-import type { Finding } from '../trace/findings.ts';
+import type { Finding } from '../trace/check/findings.ts';
 import { defineCommand, jsonOption } from './command.ts';
 import { worseStatus } from './status.ts';
 import { traceFiles, tracesPositional } from './traces.ts';
@@ -21,7 +21,7 @@ export const check = defineCommand({
   },
   async run(args, context) {
     const files = traceFiles(args.traces);
-    const { checkTraceOfAnyForm } = await import('./check-any-form.ts');
+    const { checkTrace } = await import('../trace/check/trace.ts');
     const { out, paint } = context;
     const reports: object[] = [];
     const progress = await context.progress('checking');
@@ -32,7 +32,7 @@ export const check = defineCommand({
         await context.breathe();
         let findings: Finding[];
         try {
-          findings = checkTraceOfAnyForm(file);
+          findings = checkTrace(file);
         } catch (error) {
           if (!(error instanceof Problem)) throw error;
           // The file could not be opened or read at all; that says nothing of the others.

@@ -3,9 +3,9 @@
 import { Problem } from '../bits/problem.ts';
 import { escapeControls } from '../report/escape.ts';
 import { counted, countText } from '../report/table.ts';
+import { copyTrace, formByName, formOf, openTrace, type TraceForm, TraceOutput } from '../trace/text/either-form.ts';
 import type { Context } from './command.ts';
-import { formOf, openTrace, type TraceForm } from './trace-input.ts';
-import { type CodecName, createTrace, formByName, reportWritten } from './trace-output.ts';
+import { type CodecName, reportWritten } from './trace-output.ts';
 
 export interface Forms {
   readonly from: TraceForm;
@@ -35,18 +35,11 @@ export async function convertTrace(
 ): Promise<void> {
   const progress = await context.progress('converting');
   const trace = openTrace(input, from);
-  const target = createTrace(output, to, codec);
-  let steps = 0;
+  const target = new TraceOutput(output, to, { codec });
   try {
-    for (const item of trace) {
+    for (const steps of copyTrace(trace, target)) {
+      progress.update(() => `converting: ${countText(steps)} steps`);
       await context.breathe();
-      if (item.kind === 'header') target.header(item.header);
-      else if (item.kind === 'steps') {
-        target.steps(item.columns);
-        steps += item.columns.stepCount;
-        progress.update(() => `converting: ${countText(steps)} steps`);
-        // An output that is not the whole input would look like one that is.
-      } else if (item.problem !== undefined) throw item.problem;
     }
     const written = target.finish();
     progress.done();

@@ -3,10 +3,11 @@
 import { Problem } from '../bits/problem.ts';
 import type { StepSink } from '../import/sink.ts';
 import { countText } from '../report/table.ts';
+import { TraceOutput, type Written } from '../trace/text/either-form.ts';
 import type { Context } from './command.ts';
 import type { ImportFormat, ImportOptions } from './import-formats.ts';
 import { Interrupted } from './io.ts';
-import { type CodecName, createTrace, formByName, type Written } from './trace-output.ts';
+import type { CodecName } from './trace-output.ts';
 
 /** Imports; the new file appears only if the whole input could be read. */
 export async function importInto(
@@ -18,7 +19,7 @@ export async function importInto(
   context: Context,
 ): Promise<Written> {
   const progress = await context.progress(`importing ${format.name}`);
-  const target = createTrace(output, formByName(output), codec);
+  const target = new TraceOutput(output, undefined, { codec });
   let steps = 0;
   let begun = false;
   try {

@@ -5,6 +5,7 @@ import { expectationsFor } from '../replay/expectations.ts';
 import type { ReplayResult, Verdict } from '../replay/result.ts';
 import { type ReplayOptions, ReplaySession } from '../replay/session.ts';
 import { totalsOf } from '../replay/totals.ts';
+import { escapeControls } from '../report/escape.ts';
 import { replayObject } from '../report/replay-json.ts';
 import { divergenceLines, groupLines, receiptLines, summaryLine, totalLines } from '../report/replay-text.ts';
 import { countText } from '../report/table.ts';
@@ -61,8 +62,9 @@ export async function replayTraces(
   let status: number = ExitStatus.MATCH;
 
   const finish = (session: ReplaySession, header: TraceHeader, end: TraceItem | undefined): boolean => {
-    const complete = end?.kind === 'end' && end.complete;
-    const result = session.result(end?.kind === 'end' ? end.digest : undefined, complete);
+    const reached = end?.kind === 'end';
+    const ending = !reached ? 'not read' : end.complete ? 'complete' : 'cut short';
+    const result = session.result(reached ? end.digest : undefined, ending);
     results.push(result);
     status = worseStatus(status, STATUS[result.verdict]);
     if (context.json) objects.push(replayObject(result, header));
@@ -119,7 +121,8 @@ function print(result: ReplayResult, header: TraceHeader, full: boolean, { out, 
     out.lines(receiptLines(receipt));
   }
   out.line(summaryLine(result, paint));
-  for (const sentence of full ? [] : receipt.brokenExpectations) out.line(`  expectation does not hold: ${sentence}`);
+  for (const sentence of full ? [] : receipt.brokenExpectations)
+    out.line(`  expectation does not hold: ${escapeControls(sentence)}`);
   for (const divergence of divergences) out.lines(divergenceLines(divergence, header, paint));
   out.lines(groupLines(receipt));
 }

@@ -26,7 +26,11 @@ function filterValue(value: unknown): StepFilter | undefined {
         near === undefined ? undefined : `did you mean ${near}?`,
       );
     }
+    if (given.has(name)) throw new Problem('E_USAGE', `--filter ${name} is given more than once`);
     given.set(name, rest.join('='));
+  }
+  if (given.has('entry') && given.has('gfn')) {
+    throw new Problem('E_USAGE', '--filter entry and --filter gfn exclude each other');
   }
   return {
     kinds: names('--filter kind', FILTER_KINDS)(given.get('kind')),

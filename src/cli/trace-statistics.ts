@@ -134,6 +134,7 @@ function outcomeName(columns: StepColumns, step: number): string {
       }
       case Obs.TRANSLATED:
       case Obs.COMPLETED:
+      case Obs.FAULTED:
       case Obs.EPT_VIOLATION:
       case Obs.EPT_MISCONFIG:
       case Obs.NPF:

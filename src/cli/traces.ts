@@ -9,10 +9,6 @@ import { globMatches, hasMagic } from './glob.ts';
 /** How files in folders are known to be traces: packed, and the text form. */
 const EXTENSIONS = ['.rwt', '.jsonl'];
 
-export function isTextForm(path: string): boolean {
-  return path.endsWith('.jsonl');
-}
-
 /** The positional that commands over traces share. */
 export const tracesPositional = {
   traces: {

@@ -1,15 +1,15 @@
 /** The work of `rewalk view`. */
 
 import { hex64 } from '../bits/word64.ts';
-import { OBS_KIND_MASK, Obs } from '../formats/observation.ts';
+import { isFault, OBS_KIND_MASK, Obs } from '../formats/observation.ts';
 import { escapeControls } from '../report/escape.ts';
 import { ContextTracker } from '../report/row-context.ts';
 import { rowText } from '../report/rows.ts';
 import { expectsAddress, stepText } from '../report/steps.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
-import { headerObject, stateObject } from '../trace/text-header.ts';
-import { stepObject } from '../trace/text-writing.ts';
+import { headerObject, stateObject } from '../trace/text/header.ts';
+import { stepObject } from '../trace/text/writing.ts';
 import type { Context } from './command.ts';
 import { headerLines } from './header-text.ts';
 import { firstRow, type Selected, type StepFilter, selectStep } from './step-filter.ts';
@@ -122,9 +122,8 @@ class SegmentView {
       observationValue[at + 1]!,
       tracker.context,
     );
-    const kind = observationOp[row]! & OBS_KIND_MASK;
-    const fault =
-      kind === Obs.EXCEPTION || kind === Obs.EPT_VIOLATION || kind === Obs.EPT_MISCONFIG || kind === Obs.NPF;
+    const op = observationOp[row]!;
+    const fault = isFault(op) || (op & OBS_KIND_MASK) === Obs.FAULTED;
     this.context.out.line(INDENT + (fault ? this.context.paint('yellow', text) : text));
   }
 

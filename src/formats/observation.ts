@@ -44,11 +44,13 @@ export const Obs = {
   ENTRY_AFTER: 14,
   /** Machine only: the step needs something that the machine does not model; bits 18:11 = one of `NotModelled`. */
   NOT_MODELLED: 15,
+  /** The access did not go through; how is not known. Matches any exception or exit: the twin of COMPLETED. */
+  FAULTED: 16,
 } as const;
 
 export type ObsKind = (typeof Obs)[keyof typeof Obs];
 
-export const OBS_KIND_COUNT = 16;
+export const OBS_KIND_COUNT = 17;
 
 /** Names by number, as the text form, the receipt and `--filter` spell them. */
 export const OBS_NAMES: readonly string[] = Object.keys(Obs).map((name) => name.toLowerCase().replaceAll('_', '-'));
@@ -107,7 +109,15 @@ export function entryWriteRow(dim: number, level: number, fourBytes: boolean): n
   return Obs.ENTRY_WRITE | (dim << OBS_DIM_SHIFT) | (level << OBS_LEVEL_SHIFT) | (fourBytes ? OBS_FOUR_BYTES : 0);
 }
 
-/** The bit of an observation kind in a recorder's capability mask. */
-export function obsBit(kind: ObsKind): number {
-  return (1 << kind) >>> 0;
+/** Kinds of observation as a mask, one bit each: what a recorder can see, or what can belong to a step. */
+export function obsMask(...kinds: readonly ObsKind[]): number {
+  return kinds.reduce<number>((mask, kind) => mask | (1 << kind), 0) >>> 0;
+}
+
+/** The ways in which an access does not go through: what FAULTED matches. */
+export const OBS_FAULTS = obsMask(Obs.EXCEPTION, Obs.EPT_VIOLATION, Obs.EPT_MISCONFIG, Obs.NPF);
+
+/** Whether the row tells of an exception or exit that ended an access. */
+export function isFault(op: number): boolean {
+  return ((OBS_FAULTS >>> (op & OBS_KIND_MASK)) & 1) !== 0;
 }

@@ -1,14 +1,17 @@
 /**
- * What an importer knows of physical memory so far, word by word; tells whether an entry that was read is news.
+ * What an importer knows of physical memory so far, in words of 32 bits. It answers two questions: what an entry holds,
+ * e.g. to find the tables below it; and whether an entry that the guest was seen to read is news.
  */
+
+const WORDS = 1024;
 
 interface KnownPage {
   readonly words: Uint32Array;
-  /** 1 for each 32-bit word whose value is known. */
+  /** 1 for each word whose value is known. */
   readonly known: Uint8Array;
 }
 
-/** Pages kept; beyond that everything is forgotten, which only makes the importer state more than it had to. */
+/** Pages kept; beyond that everything is forgotten, which only makes an importer state more than it had to. */
 const MAXIMUM_PAGES = 1 << 18;
 
 export class KnownMemory {
@@ -18,28 +21,60 @@ export class KnownMemory {
     let page = this.pages.get(frame);
     if (page === undefined) {
       if (this.pages.size >= MAXIMUM_PAGES) this.pages.clear();
-      page = { words: new Uint32Array(1024), known: new Uint8Array(1024) };
+      page = { words: new Uint32Array(WORDS), known: new Uint8Array(WORDS) };
       this.pages.set(frame, page);
     }
     return page;
   }
 
-  /** Whether the entry of `size` (4 or 8) bytes is known to hold the value. */
-  holds(lo: number, hi: number, valueLo: number, valueHi: number, size: number): boolean {
-    const { words, known } = this.page((hi & 0xf_ffff) * 0x10_0000 + (lo >>> 12));
-    const word = (lo & 0xffc) >>> 2;
-    if (known[word] === 0 || words[word] !== valueLo) return false;
-    return size === 4 || (known[word + 1] === 1 && words[word + 1] === valueHi);
+  /** The entry of 4 or 8 bytes at `address`, or `undefined` while it is not wholly known. */
+  read(address: bigint, size: 4 | 8): bigint | undefined {
+    const page = this.pages.get(frameNumber(address));
+    if (page === undefined) return undefined;
+    const word = wordIndex(address);
+    if (page.known[word] === 0) return undefined;
+    const low = BigInt(page.words[word]!);
+    if (size === 4) return low;
+    return page.known[word + 1] === 0 ? undefined : low | (BigInt(page.words[word + 1]!) << 32n);
   }
 
-  set(lo: number, hi: number, valueLo: number, valueHi: number, size: number): void {
-    const { words, known } = this.page((hi & 0xf_ffff) * 0x10_0000 + (lo >>> 12));
-    const word = (lo & 0xffc) >>> 2;
-    words[word] = valueLo;
-    known[word] = 1;
+  /** `size`: 1, 2, 4 or 8 bytes. Less than a word makes no word known; of a known one it changes its part. */
+  write(address: bigint, size: number, value: bigint): void {
+    const page = this.page(frameNumber(address));
+    const word = wordIndex(address);
+    if (size < 4) {
+      const shift = Number(address & 3n) * 8;
+      const mask = (size === 1 ? 0xff : 0xffff) << shift;
+      page.words[word] = (page.words[word]! & ~mask) | ((Number(value) << shift) & mask);
+      return;
+    }
+    page.words[word] = Number(value & 0xffff_ffffn);
+    page.known[word] = 1;
     if (size === 8) {
-      words[word + 1] = valueHi;
-      known[word + 1] = 1;
+      page.words[word + 1] = Number((value >> 32n) & 0xffff_ffffn);
+      page.known[word + 1] = 1;
     }
   }
+
+  /** The page at `address` holds nothing but zeros. */
+  clear(address: bigint): void {
+    const page = this.page(frameNumber(address));
+    page.words.fill(0);
+    page.known.fill(1);
+  }
+
+  /** `words`: 1024 elements. */
+  setPage(frame: number, words: Uint32Array): void {
+    const page = this.page(frame);
+    page.words.set(words);
+    page.known.fill(1);
+  }
+}
+
+export function frameNumber(address: bigint): number {
+  return Number(address >> 12n);
+}
+
+function wordIndex(address: bigint): number {
+  return Number((address & 0xfffn) >> 2n);
 }

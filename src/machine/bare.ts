@@ -16,16 +16,11 @@ import {
 } from '../formats/observation.ts';
 import { CR4_LA57, EFER_LMA, REGISTER_COUNT, Reg } from '../formats/registers.ts';
 import {
-  ACCESS_AC,
-  ACCESS_CPL_MASK,
-  ACCESS_CPL_SHIFT,
   ACCESS_OF_TABLE,
-  ACCESS_SHADOW_STACK,
   ACCESS_SOFTWARE,
   ACCESS_STACK,
   ACCESS_TYPE_MASK,
   ACCESS_TYPE_SHIFT,
-  ACCESS_USER,
   ACCESS_WALKED,
   STEP_KIND_MASK,
   STEP_REGISTER_MASK,
@@ -39,7 +34,6 @@ import {
   FETCH,
   NO_AD,
   NO_LINEAR,
-  NOT_SMAP,
   OF_TABLE,
   PERMISSION_BITS,
   SHADOW_STACK,
@@ -53,6 +47,7 @@ import { RowLog } from '../paging/row-log.ts';
 import { secondStage, walkX86 } from '../paging/walk-x86.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import type { EntryFill, Stimulus } from '../trace/stimulus.ts';
+import { accessBits } from './access-bits.ts';
 import { Contexts } from './context.ts';
 import { pagingFeatures } from './features.ts';
 import { History } from './history.ts';
@@ -63,6 +58,20 @@ import { loadPdptes } from './pdpte.ts';
 import { QUAL_LINEAR_BITS, softwareAccess } from './software.ts';
 import { TLB_DIRTY, TLB_PAGE_SHIFT_SHIFT, TLB_RIGHTS_MASK, TLB_SECOND_SHIFT, Tlb } from './tlb.ts';
 import { unmodelledFeature } from './unmodelled.ts';
+
+// V8 folds a module's own constants into the code but loads and checks imported ones at each use: copies for `hit`.
+const INDEX_BITS = PERMISSION_BITS;
+const BYPASSES_TLB = ACCESS_WALKED | ACCESS_SOFTWARE;
+const WRITES = WRITE;
+const FETCHES = FETCH;
+const OF_SHADOW_STACK = SHADOW_STACK;
+const DIRTY = TLB_DIRTY;
+const RIGHTS_MASK = TLB_RIGHTS_MASK;
+const SECOND_SHIFT = TLB_SECOND_SHIFT;
+const ENTRY_PAGE_SHIFT = TLB_PAGE_SHIFT_SHIFT;
+const TRANSLATED_ROW = Obs.TRANSLATED;
+const ROW_PAGE_SHIFT = OBS_PAGE_SHIFT_SHIFT;
+const KIND_MASK = STEP_KIND_MASK;
 
 const LEAF_DIRTY = 1 << 6;
 const LEAF_GLOBAL = 1 << 8;
@@ -115,7 +124,7 @@ export class BareMachine implements Machine {
     this.staleHit = false;
     this.servedByTlb = false;
     this.history.now = ordinal;
-    switch (op & STEP_KIND_MASK) {
+    switch (op & KIND_MASK) {
       case StepKind.ACCESS:
         this.access(op, addressLo, addressHi);
         break;
@@ -194,7 +203,7 @@ export class BareMachine implements Machine {
   private access(op: number, lo: number, hi: number): void {
     if (this.stale) this.configure();
     const access = accessBits(op);
-    if ((op & (ACCESS_WALKED | ACCESS_SOFTWARE)) === 0 && this.hit(lo, hi, access)) return;
+    if ((op & BYPASSES_TLB) === 0 && this.hit(lo, hi, access)) return;
     this.miss(op, lo, hi, access);
   }
 
@@ -222,20 +231,21 @@ export class BareMachine implements Machine {
     const { tlb, contexts, cpuWalk } = this;
     if (!tlb.find(lo, hi, contexts.context, contexts.space)) return false;
     const meta = tlb.meta;
-    const rights = meta & TLB_RIGHTS_MASK;
-    if (((cpuWalk.format.permissions[(access & PERMISSION_BITS) >>> 1]! >>> rights) & 1) !== 0) return false;
-    if ((access & WRITE) !== 0 && (meta & TLB_DIRTY) === 0) return false;
-    if ((access & SHADOW_STACK) !== 0 || cpuWalk.format.keyMask !== 0) return false;
+    const rights = meta & RIGHTS_MASK;
+    if (((cpuWalk.format.permissions[(access & INDEX_BITS) >>> 1]! >>> rights) & 1) !== 0) return false;
+    if ((access & WRITES) !== 0 && (meta & DIRTY) === 0) return false;
+    if ((access & OF_SHADOW_STACK) !== 0 || cpuWalk.format.keyMask !== 0) return false;
     const second = this.tdpWalk;
     if (second !== null) {
-      const secondRights = (meta >>> TLB_SECOND_SHIFT) & TLB_RIGHTS_MASK;
-      if ((access & FETCH) === 0 && (secondRights & ACC_READ) === 0) return false;
-      if ((access & WRITE) !== 0 && (secondRights & ACC_WRITE) === 0) return false;
-      if ((access & FETCH) !== 0 && (secondRights & (ACC_EXEC | ACC_USER)) !== (ACC_EXEC | ACC_USER)) return false;
+      if (second.gmet && (access & FETCH) !== 0) return false;
+      const secondRights = (meta >>> SECOND_SHIFT) & RIGHTS_MASK;
+      if ((access & FETCHES) === 0 && (secondRights & ACC_READ) === 0) return false;
+      if ((access & WRITES) !== 0 && (secondRights & ACC_WRITE) === 0) return false;
+      if ((access & FETCHES) !== 0 && (secondRights & (ACC_EXEC | ACC_USER)) !== (ACC_EXEC | ACC_USER)) return false;
     }
     if (tlb.epoch !== this.history.epoch) this.verifyHit(lo, hi, access);
     this.servedByTlb = true;
-    this.pushTranslated(tlb, meta >>> TLB_PAGE_SHIFT_SHIFT);
+    this.pushTranslated(tlb, meta >>> ENTRY_PAGE_SHIFT);
     return true;
   }
 
@@ -273,6 +283,7 @@ export class BareMachine implements Machine {
       this.pushTranslated(cpuWalk, cpuWalk.pageShift);
       if ((access & NO_AD) === 0) this.remember(lo, hi, access);
     } else if (status === Walk.PAGE_FAULT) {
+      if ((access & NO_AD) === 0) this.forgetFaulting(lo, hi);
       log.push(Obs.EXCEPTION | (14 << OBS_VECTOR_SHIFT), lo, hi, cpuWalk.errorCode, 0);
     } else {
       this.pushSecondStageFault(lo, hi);
@@ -283,7 +294,7 @@ export class BareMachine implements Machine {
     to: { readonly lo: number; readonly hi: number; readonly gpaLo: number; readonly gpaHi: number },
     pageShift: number,
   ): void {
-    this.log.push(Obs.TRANSLATED | (pageShift << OBS_PAGE_SHIFT_SHIFT), to.lo, to.hi, to.gpaLo, to.gpaHi);
+    this.log.push(TRANSLATED_ROW | (pageShift << ROW_PAGE_SHIFT), to.lo, to.hi, to.gpaLo, to.gpaHi);
   }
 
   private remember(lo: number, hi: number, access: number): void {
@@ -295,10 +306,10 @@ export class BareMachine implements Machine {
     let meta = cpuWalk.rights | (dirty ? TLB_DIRTY : 0) | (cpuWalk.pageShift << TLB_PAGE_SHIFT_SHIFT);
     let shift = cpuWalk.pageShift;
     if (second !== null) {
-      meta |= second.rights << TLB_SECOND_SHIFT;
+      meta |= cpuWalk.secondRights << TLB_SECOND_SHIFT;
       // A second-stage D bit still to be set: let a write walk again.
       if (second.ad && (access & WRITE) === 0) meta &= ~TLB_DIRTY;
-      if (second.pageShift < shift) {
+      if (cpuWalk.secondPageShift < shift) {
         // A part of a guest page only: invalidating the page will have to drop all parts.
         shift = 12;
         this.tlb.fractured = true;
@@ -306,6 +317,13 @@ export class BareMachine implements Machine {
     }
     const global = !unpaged && (cpuWalk.leafLo & LEAF_GLOBAL) !== 0 && (this.register(Reg.CR4) & CR4_PGE) !== 0;
     this.tlb.insert(lo, hi, contexts, global, shift, cpuWalk, meta, this.history.epoch);
+  }
+
+  /** A page fault drops what could translate its address (SDM vol. 3A 4.10.4.1). */
+  forgetFaulting(lo: number, hi: number): void {
+    const { asid, pcid } = this.contexts;
+    this.tlb.dropPage(lo, hi);
+    this.history.invalidate({ what: 'page-fault', asid, pcid, lo, hi });
   }
 
   private pushSecondStageFault(lo: number, hi: number): void {
@@ -371,18 +389,6 @@ export class BareMachine implements Machine {
       hi = (hi + fill.increment.hi + (sum > 0xffff_ffff ? 1 : 0)) >>> 0;
     }
   }
-}
-
-/** The access of a step word in the form that walks take. */
-function accessBits(op: number): number {
-  const type = (op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK;
-  let access = accessOfType(type);
-  if ((op & ACCESS_USER) !== 0) access |= USER;
-  if ((op & ACCESS_SHADOW_STACK) !== 0) access |= SHADOW_STACK;
-  // RFLAGS.AC suspends SMAP for explicit accesses only (SDM vol. 3A 4.6.1); with CPL 3 a supervisor access is implicit.
-  const implicit = (op & ACCESS_USER) === 0 && ((op >>> ACCESS_CPL_SHIFT) & ACCESS_CPL_MASK) === 3;
-  if ((op & ACCESS_AC) !== 0 && !implicit) access |= NOT_SMAP;
-  return access;
 }
 
 /** Bits 63:47 (63:56 with 5-level paging) are all equal (SDM vol. 1 3.3.7.1). */

@@ -8,10 +8,12 @@
 
 import type { MemoryWatcher } from './memory.ts';
 
-/** A value that a word held until `replacedAt`. */
+/** A value that a word held from the end of step `since` until `replacedAt`. */
 export interface Version {
   readonly lo: number;
   readonly hi: number;
+  /** -1: from the beginning. */
+  readonly since: number;
   /** Ordinal of the step that replaced it. */
   readonly replacedAt: number;
 }
@@ -26,7 +28,7 @@ export interface CachedEntry {
   readonly asid: number;
   readonly pcid: number;
   readonly ep4ta: number;
-  /** The linear address, and log2 of the page size, for leaves. */
+  /** The linear address, and log2 of the size of what the entry maps: a page, or a region if it is no leaf. */
   readonly lo: number;
   readonly hi: number;
   readonly pageShift: number;
@@ -34,7 +36,7 @@ export interface CachedEntry {
 
 /** What one event removes; `undefined` = whatever it is. */
 export interface InvalidationScope {
-  readonly what: 'everything' | 'linear' | 'page' | 'guest-physical' | 'asid';
+  readonly what: 'everything' | 'linear' | 'page' | 'page-fault' | 'guest-physical' | 'asid';
   readonly asid?: number;
   readonly pcid?: number;
   readonly ep4ta?: number;
@@ -54,15 +56,19 @@ interface Past {
   readonly versions: Version[];
   /** There were more than can be kept. */
   lost: boolean;
+  /** Step that made the present value, -1: none that is known. */
+  since: number;
 }
 
 const MAXIMUM_VERSIONS_PER_WORD = 64;
-const MAXIMUM_WORDS = 1 << 17;
+const MAXIMUM_WORDS = 1 << 18;
 const MAXIMUM_INVALIDATIONS = 1 << 14;
 
 function samePage(scope: InvalidationScope, entry: CachedEntry): boolean {
-  const mask = -1 << entry.pageShift;
-  return (((scope.lo ?? 0) ^ entry.lo) & mask) === 0 && scope.hi === entry.hi;
+  const lo = (scope.lo ?? 0) ^ entry.lo;
+  const hi = (scope.hi ?? 0) ^ entry.hi;
+  if (entry.pageShift >= 32) return hi >>> (entry.pageShift - 32) === 0;
+  return hi === 0 && lo >>> entry.pageShift === 0;
 }
 
 /** Whether an invalidation removes the cached entry. */
@@ -84,6 +90,9 @@ export function removes(scope: InvalidationScope, entry: CachedEntry): boolean {
     case 'page':
       // INVLPG drops the paging-structure caches of the PCID whatever the address (SDM vol. 3A 4.10.4.1).
       return !entry.secondStage && tagged && !spared && (!entry.leaf || samePage(scope, entry));
+    case 'page-fault':
+      // Of the paging-structure caches only what would be used for the address (SDM vol. 3A 4.10.4.1).
+      return !entry.secondStage && tagged && samePage(scope, entry);
     case 'guest-physical':
       return scope.ep4ta === undefined ? entry.ep4ta !== 0 : scope.ep4ta === entry.ep4ta;
   }
@@ -100,9 +109,6 @@ export class History implements MemoryWatcher {
   private forgotten = false;
 
   wordChanges(addressLo: number, addressHi: number, oldLo: number, oldHi: number): void {
-    // Not-present entries are never cached (SDM vol. 3A 4.10.2.3); the mask suits x86 and EPT formats alike.
-    if ((oldLo & 0x407) === 0 && (oldHi & 0x407) === 0) return;
-    this.epoch++;
     const key = wordNumber(addressLo, addressHi);
     let past = this.versions.get(key);
     if (past === undefined) {
@@ -110,18 +116,23 @@ export class History implements MemoryWatcher {
         this.versions.clear();
         this.forgotten = true;
       }
-      past = { versions: [], lost: false };
+      past = { versions: [], lost: false, since: -1 };
       this.versions.set(key, past);
     }
-    const { versions } = past;
+    const { versions, since } = past;
+    past.since = this.now;
+    // Not-present entries are never cached (SDM vol. 3A 4.10.2.3); the mask suits x86 and EPT formats alike.
+    if ((oldLo & 0x407) === 0 && (oldHi & 0x407) === 0) return;
+    this.epoch++;
     // The same value again: what matters is when it was last there.
     const same = versions.findIndex((each) => each.lo === oldLo && each.hi === oldHi);
-    if (same >= 0) versions.splice(same, 1);
+    let first = since;
+    if (same >= 0) first = versions.splice(same, 1)[0]!.since;
     else if (versions.length >= MAXIMUM_VERSIONS_PER_WORD) {
       versions.shift();
       past.lost = true;
     }
-    versions.push({ lo: oldLo, hi: oldHi, replacedAt: this.now });
+    versions.push({ lo: oldLo, hi: oldHi, since: first, replacedAt: this.now });
   }
 
   invalidate(scope: InvalidationScope): void {
@@ -150,9 +161,14 @@ export class History implements MemoryWatcher {
     return this.forgotten || this.versions.get(wordNumber(addressLo, addressHi))?.lost === true;
   }
 
-  /** Step of the first invalidation since `version` was replaced that removes the entry, or undefined. */
-  invalidatedAt(version: Version, entry: CachedEntry): number | undefined {
-    return this.invalidations.find((each) => each.step >= version.replacedAt && removes(each, entry))?.step;
+  /** Step that gave the word its present value, -1 if none that is known did. */
+  presentSince(addressLo: number, addressHi: number): number {
+    return this.versions.get(wordNumber(addressLo, addressHi))?.since ?? -1;
+  }
+
+  /** Step of the first invalidation at or after step `from` that removes the entry, or undefined. */
+  firstRemoval(from: number, entry: CachedEntry): number | undefined {
+    return this.invalidations.find((each) => each.step >= from && removes(each, entry))?.step;
   }
 }
 

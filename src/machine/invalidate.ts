@@ -4,6 +4,7 @@
  * what it *must* be free of is the business of `lawful.ts`, which is told of the same events.
  */
 
+import { OBS_KIND_MASK, OBS_VECTOR_SHIFT, Obs } from '../formats/observation.ts';
 import {
   CR0_CD,
   CR0_NW,
@@ -31,11 +32,13 @@ import {
   STEP_REGISTER_MASK,
   STEP_REGISTER_SHIFT,
 } from '../formats/step.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { BareMachine } from './bare.ts';
 import type { InvalidationScope } from './history.ts';
 import { loadPdptes } from './pdpte.ts';
 
 const CR0_ET = 1 << 4;
+const GENERAL_PROTECTION = 13;
 /** CR4 bits whose change drops every translation (SDM vol. 3A 4.10.4.1); more than needed for some directions. */
 const CR4_FLUSHING = CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP;
 
@@ -69,7 +72,10 @@ function writeCr0(machine: BareMachine, value: number): void {
   const efer = machine.register(Reg.EFER);
   const longModeNext = (next & CR0_PG) !== 0 && (efer & EFER_LME) !== 0;
   if ((next & CR0_PG) !== 0 && !longModeNext && ((old ^ next) & (CR0_PG | CR0_CD | CR0_NW)) !== 0) {
-    reloadPdptes(machine);
+    const pae = (machine.register(Reg.CR4) & CR4_PAE) !== 0;
+    machine.configure();
+    const inMemory = machine.tdpWalk?.ept === false;
+    if (pae && !inMemory && !reloadPdptes(machine, machine.register(Reg.CR3))) return;
   }
   machine.setRegister(Reg.CR0, next, 0);
   if (!pagingChanges) return;
@@ -84,39 +90,63 @@ function writeCr0(machine: BareMachine, value: number): void {
 function writeCr3(machine: BareMachine, lo: number, hi: number, taskSwitch: boolean): void {
   const pcide = (machine.register(Reg.CR4) & CR4_PCIDE) !== 0;
   const keep = pcide && hi >>> 31 !== 0 && !taskSwitch;
+  if (legacyPaging(machine) && (machine.register(Reg.CR4) & CR4_PAE) !== 0 && !reloadPdptes(machine, lo)) return;
   machine.setRegister(Reg.CR3, lo, pcide ? (hi & 0x7fff_ffff) >>> 0 : hi);
-  if ((machine.register(Reg.CR0) & CR0_PG) !== 0 && (machine.register(Reg.EFER) & EFER_LMA) === 0) {
-    reloadPdptes(machine);
-  }
   machine.configure();
   if (keep) return;
   const { context, asid, pcid } = machine.contexts;
-  machine.tlb.dropContext(context);
+  // Combined translations of the PCID go for every EPT, not just the one in force (SDM vol. 3C 29.4.3.1).
+  if (machine.contexts.ep4ta !== 0) machine.tlb.clear();
+  else machine.tlb.dropContext(context);
   machine.history.invalidate({ what: 'linear', asid, pcid, keepGlobal: true });
 }
 
 function writeCr4(machine: BareMachine, lo: number, hi: number): void {
   const old = machine.register(Reg.CR4);
-  machine.setRegister(Reg.CR4, lo, hi);
   const changed = old ^ lo;
-  const paging = (machine.register(Reg.CR0) & CR0_PG) !== 0;
-  if (paging && (machine.register(Reg.EFER) & EFER_LMA) === 0) {
+  if (legacyPaging(machine)) {
+    const reload = (lo & CR4_PAE) !== 0 && (changed & (CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP)) !== 0;
+    if (reload && !reloadPdptes(machine, machine.register(Reg.CR3))) return;
     if ((lo & CR4_PAE) === 0) clearPdptes(machine);
-    else if ((changed & (CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP)) !== 0) reloadPdptes(machine);
   }
+  machine.setRegister(Reg.CR4, lo, hi);
   if ((changed & CR4_FLUSHING) !== 0) machine.tlb.clear();
-  const mustDrop =
-    (changed & (CR4_PGE | CR4_PAE)) !== 0 || (changed & old & CR4_PCIDE) !== 0 || (changed & lo & CR4_SMEP) !== 0;
   machine.configure();
-  if (mustDrop) machine.history.invalidate({ what: 'linear', asid: machine.contexts.asid });
+  const { asid, pcid } = machine.contexts;
+  if ((changed & CR4_PGE) !== 0 || (changed & old & CR4_PCIDE) !== 0) {
+    machine.history.invalidate({ what: 'linear', asid });
+  } else if ((changed & CR4_PAE) !== 0 || (changed & lo & CR4_SMEP) !== 0) {
+    machine.history.invalidate({ what: 'linear', asid, pcid });
+  }
 }
 
-/** The register write that loads PDPTEs is one event: what it reads on the way is not observed by itself. */
-function reloadPdptes(machine: BareMachine): void {
-  if ((machine.register(Reg.CR4) & CR4_PAE) === 0) return;
+/** Paging is on, not that of long mode, and PDPTE registers are in use: under NPT they are not (APM vol. 2 15.25.10). */
+function legacyPaging(machine: BareMachine): boolean {
   machine.configure();
-  loadPdptes(machine, machine.register(Reg.CR3), 0);
-  machine.log.count = 0;
+  if (machine.tdpWalk?.ept === false) return false;
+  return (machine.register(Reg.CR0) & CR0_PG) !== 0 && (machine.register(Reg.EFER) & EFER_LMA) === 0;
+}
+
+/**
+ * A register write that loads PDPTEs is one event: what it reads on the way is not observed by itself. Returns false,
+ * with the exception or exit in the log, if the load is refused; the register must then stay as it was.
+ */
+function reloadPdptes(machine: BareMachine, cr3: number): boolean {
+  const { log } = machine;
+  machine.configure();
+  const loaded = loadPdptes(machine, cr3, 0);
+  const last = log.op(log.count - 1);
+  const kind = last & OBS_KIND_MASK;
+  const at = (log.count - 1) * ROW;
+  const [lo, hi, qualification] = [
+    log.rows[at + ROW_ADDRESS_LO]!,
+    log.rows[at + ROW_ADDRESS_HI]!,
+    log.rows[at + ROW_VALUE_LO]!,
+  ];
+  log.count = 0;
+  if (kind === Obs.EPT_VIOLATION || kind === Obs.EPT_MISCONFIG) log.push(last, lo, hi, qualification, 0);
+  else if (!loaded) log.push(Obs.EXCEPTION | (GENERAL_PROTECTION << OBS_VECTOR_SHIFT), 0, 0, 0, 0);
+  return loaded;
 }
 
 function clearPdptes(machine: BareMachine): void {

@@ -5,6 +5,7 @@
  * The walk itself is the one and only: memory is dressed with the earlier values and walked again, without A/D.
  */
 
+import type { Word64 } from '../bits/word64.ts';
 import {
   Dim,
   OBS_DIM_MASK,
@@ -15,13 +16,12 @@ import {
   OBS_LEVEL_SHIFT,
   Obs,
 } from '../formats/observation.ts';
+import { CR4_PGE, Reg } from '../formats/registers.ts';
 import { Check } from '../paging/page-walk.ts';
-import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO } from '../paging/row-log.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { BareMachine } from './bare.ts';
-import type { CachedEntry, Version } from './history.ts';
-
-/** Entries of one walk that may be out of date together: more than any walk reads. */
-const MAXIMUM_DEPTH = 35;
+import type { CachedEntry } from './history.ts';
+import type { Memory } from './memory.ts';
 
 /** Walks that one judgement may take. */
 const MAXIMUM_WALKS = 4096;
@@ -32,31 +32,53 @@ export type Lawful =
   | { readonly kind: 'invalidated'; readonly invalidatedAt: number; readonly level: number }
   | { readonly kind: 'undetermined'; readonly why: string };
 
+const LEAF_GLOBAL = 1 << 8;
+const ACCESSED = 1 << 5;
+const ENTRY_PS = 1 << 7;
 const X86_AD = (1 << 5) | (1 << 6);
 const EPT_AD = (1 << 8) | (1 << 9);
 
-interface Alternative {
-  /** Physical address of the 8-byte word. */
-  readonly addressLo: number;
-  readonly addressHi: number;
-  readonly level: number;
-  readonly version: Version;
-  readonly invalidatedAt: number | undefined;
-}
-
 /** An entry of the walk just made, taken from its observation row. */
 interface Read {
-  /** Physical address of the 8-byte word. */
+  /** Physical address of the 8-byte word that it is or is in. */
   readonly addressLo: number;
   readonly addressHi: number;
   readonly level: number;
   readonly secondStage: boolean;
   readonly fourBytes: boolean;
+  /** An entry of 4 bytes in the upper half of its word. */
+  readonly upper: boolean;
+  /** The low half of the entry as read. */
+  readonly valueLo: number;
 }
+
+interface Alternative {
+  readonly read: Read;
+  /** Low and high half of the entry; only the low one counts for entries of 4 bytes. */
+  readonly lo: number;
+  readonly hi: number;
+  readonly since: number;
+  readonly replacedAt: number;
+}
+
+/** What a judgement looks for, with how many earlier values at once. */
+interface Question {
+  readonly op: number;
+  readonly lo: number;
+  readonly hi: number;
+  readonly wanted: () => boolean;
+  readonly depth: number;
+}
+
+/** Whether a mixture may still be cached: always so far, or until an invalidation. */
+type Lifetime = 'alive' | { readonly invalidatedAt: number } | 'never';
 
 export class LawfulOutcomes {
   private readonly machine: BareMachine;
   private walks = 0;
+  /** The simplest mixture found that an invalidation has ended, and how many values it takes. */
+  private late: Lawful | undefined;
+  private lateSize = 0;
 
   constructor(machine: BareMachine) {
     this.machine = machine;
@@ -68,18 +90,17 @@ export class LawfulOutcomes {
    */
   judge(op: number, lo: number, hi: number, wanted: () => boolean): Lawful {
     this.walks = 0;
-    const allowed = this.search(op, lo, hi, wanted, [], 0, (each) => each.invalidatedAt === undefined, MAXIMUM_DEPTH);
+    this.late = undefined;
+    const allowed = this.search({ op, lo, hi, wanted, depth: Number.POSITIVE_INFINITY }, [], 0);
     if (allowed === 'too many') return { kind: 'undetermined', why: 'too many mixtures of earlier values' };
     if (allowed !== undefined) {
       const last = allowed[allowed.length - 1]!;
-      return { kind: 'allowed', level: last.level, replacedAt: last.version.replacedAt };
+      return { kind: 'allowed', level: last.read.level, replacedAt: last.replacedAt };
     }
-    // Not lawful. Would one value more, which was invalidated, explain it? That makes a better report.
-    const late = this.search(op, lo, hi, wanted, [], 0, () => true, 1);
-    if (late !== undefined && late !== 'too many') {
-      const [{ invalidatedAt, level }] = late as [Alternative];
-      if (invalidatedAt !== undefined) return { kind: 'invalidated', invalidatedAt, level };
-    }
+    // Not lawful. Would one value, or two, that were invalidated explain it? That makes a better report.
+    this.walks = 0;
+    this.search({ op, lo, hi, wanted, depth: 2 }, [], 0);
+    if (this.late !== undefined) return this.late;
     this.machine.probe(op, lo, hi);
     const { history } = this.machine;
     if (this.readsOfLog().some((read) => history.isIncomplete(read.addressLo, read.addressHi))) {
@@ -88,29 +109,84 @@ export class LawfulOutcomes {
     return { kind: 'none' };
   }
 
-  /** Depth-first through mixtures of at most `depth` values that `usable` admits; the first that is wanted. */
+  /** Depth-first through mixtures of earlier values; the first lawful one that is wanted. */
   private search(
-    op: number,
-    lo: number,
-    hi: number,
-    wanted: () => boolean,
+    question: Question,
     chosen: readonly Alternative[],
     from: number,
-    usable: (alternative: Alternative) => boolean,
-    depth: number,
   ): readonly Alternative[] | 'too many' | undefined {
+    const { op, lo, hi, wanted, depth } = question;
     if (++this.walks > MAXIMUM_WALKS) return 'too many';
     const { reads, lawful } = this.walkWith(chosen, op, lo, hi);
-    if (lawful && chosen.length > 0 && wanted()) return chosen;
+    if (lawful && chosen.length > 0 && wanted()) {
+      const lifetime = this.lifetimeOf(reads, chosen, lo, hi);
+      if (lifetime === 'alive') return chosen;
+      // The simplest explanation that came too late makes the better report.
+      if (lifetime !== 'never' && (this.late === undefined || chosen.length < this.lateSize)) {
+        const { level } = chosen[chosen.length - 1]!.read;
+        this.late = { kind: 'invalidated', invalidatedAt: lifetime.invalidatedAt, level };
+        this.lateSize = chosen.length;
+      }
+    }
     if (chosen.length === depth) return undefined;
     for (let i = from; i < reads.length; i++) {
-      for (const alternative of this.alternatives(reads[i]!, lo, hi)) {
-        if (!usable(alternative) || chosen.some((each) => sameWord(each, alternative))) continue;
-        const found = this.search(op, lo, hi, wanted, [...chosen, alternative], i + 1, usable, depth);
+      for (const alternative of this.alternatives(reads[i]!)) {
+        if (chosen.some((each) => sameEntry(each.read, alternative.read))) continue;
+        if (depth > 2 && this.isGone(alternative, lo, hi)) continue;
+        const found = this.search(question, [...chosen, alternative], i + 1);
         if (found !== undefined) return found;
       }
     }
     return undefined;
+  }
+
+  /** Whether the value is in no lawful mixture any more: dropped, whatever leaf a translation with it had. */
+  private isGone(alternative: Alternative, lo: number, hi: number): boolean {
+    const { history } = this.machine;
+    const { read, lo: entryLo, replacedAt } = alternative;
+    if (read.secondStage || read.level === 1 || (entryLo & ENTRY_PS) !== 0) {
+      return history.firstRemoval(replacedAt, this.cached(read, entryLo, true, lo, hi)) !== undefined;
+    }
+    const end = history.firstRemoval(replacedAt, this.cached(read, entryLo, false, lo, hi));
+    if (end === undefined) return false;
+    // The longest-lived leaf is a small global one.
+    const leaf = { ...this.cached(read, LEAF_GLOBAL, true, lo, hi), pageShift: 12 };
+    return history.firstRemoval(end, leaf) !== undefined;
+  }
+
+  /**
+   * Whether a processor may still hold the mixture. It may have put it together at any moment when every entry had
+   * its value in memory or, above the leaf, in a paging-structure cache; since then it lives in the TLB as a whole
+   * (SDM vol. 3A 4.10.2.2), until something drops the leaf's page.
+   */
+  private lifetimeOf(reads: readonly Read[], chosen: readonly Alternative[], lo: number, hi: number): Lifetime {
+    const { history } = this.machine;
+    const leaf = reads.findLast((each) => !each.secondStage) ?? reads[reads.length - 1]!;
+    // The two stages have caches and invalidations of their own: their entries are not held against each other.
+    let earliest = -1;
+    for (const read of reads) {
+      if (read.secondStage) continue;
+      const earlier = chosen.find((each) => sameEntry(each.read, read));
+      earliest = Math.max(earliest, earlier?.since ?? history.presentSince(read.addressLo, read.addressHi));
+    }
+    let latest = Number.POSITIVE_INFINITY;
+    let dropped: number | undefined;
+    for (const each of chosen) {
+      if (each.read.secondStage) {
+        dropped ??= history.firstRemoval(each.replacedAt, this.cached(each.read, each.lo, true, lo, hi));
+      } else if (sameEntry(each.read, leaf)) {
+        latest = Math.min(latest, each.replacedAt);
+        if (earliest >= latest) return 'never';
+      } else {
+        const end = history.firstRemoval(each.replacedAt, this.cached(each.read, each.lo, false, lo, hi));
+        if (end !== undefined) latest = Math.min(latest, end);
+      }
+    }
+    if (earliest >= latest) return { invalidatedAt: latest };
+    if (dropped === undefined && latest !== Number.POSITIVE_INFINITY) {
+      dropped = history.firstRemoval(latest, this.cached(leaf, leaf.valueLo, true, lo, hi));
+    }
+    return dropped === undefined ? 'alive' : { invalidatedAt: dropped };
   }
 
   /** Walks with the chosen values in place. Not lawful: it ended at a chosen entry that could never be cached. */
@@ -122,19 +198,18 @@ export class LawfulOutcomes {
   ): { reads: Read[]; lawful: boolean } {
     const { machine } = this;
     const { memory } = machine;
-    const kept = chosen.map((each) =>
-      memory.exchange(each.addressLo, each.addressHi, each.version.lo, each.version.hi),
-    );
+    const kept = chosen.map((each) => dress(memory, each));
     machine.probe(op, lo, hi);
     for (let i = chosen.length - 1; i >= 0; i--) {
-      memory.exchange(chosen[i]!.addressLo, chosen[i]!.addressHi, kept[i]!.lo, kept[i]!.hi);
+      const { addressLo, addressHi } = chosen[i]!.read;
+      memory.exchange(addressLo, addressHi, kept[i]!.lo, kept[i]!.hi);
     }
     const reads = this.readsOfLog();
     const failed = machine.failedWalk();
     let lawful = true;
     if (failed !== null && failed.faultCheck !== Check.PERMISSION) {
       const last = reads[reads.length - 1];
-      lawful = last === undefined || !chosen.some((each) => sameWord(each, last));
+      lawful = last === undefined || !chosen.some((each) => sameEntry(each.read, last));
     }
     return { reads, lawful };
   }
@@ -151,48 +226,60 @@ export class LawfulOutcomes {
         level: (op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK,
         secondStage: ((op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) !== Dim.GUEST,
         fourBytes: (op & OBS_FOUR_BYTES) !== 0,
+        upper: (op & OBS_FOUR_BYTES) !== 0 && (log.rows[i * ROW + ROW_ADDRESS_LO]! & 4) !== 0,
+        valueLo: log.rows[i * ROW + ROW_VALUE_LO]!,
       });
     }
     return reads;
   }
 
-  private alternatives(read: Read, lo: number, hi: number): Alternative[] {
-    const { contexts, history } = this.machine;
-    const ad = read.secondStage && this.machine.tdpWalk?.ept ? EPT_AD : X86_AD;
-    const seen: Version[] = [];
-    for (const version of history.earlier(read.addressLo, read.addressHi)) {
+  /** What else the entry may have been when it was cached. */
+  private alternatives(read: Read): Alternative[] {
+    const { machine } = this;
+    const ad = read.secondStage && machine.tdpWalk?.ept ? EPT_AD : X86_AD;
+    const found: Alternative[] = [];
+    for (const { lo, hi, since, replacedAt } of machine.history.earlier(read.addressLo, read.addressHi)) {
+      const entryLo = read.upper ? hi : lo;
+      const entryHi = read.fourBytes ? 0 : hi;
+      // A processor caches no entry before it has set its accessed bit (SDM vol. 3A 4.10.2.3); EPT may have none.
+      if (ad === X86_AD && (entryLo & ACCESSED) === 0) continue;
       // Accessed and dirty bits decide about no outcome: the latest of values that differ in nothing else will do.
-      const known = seen.some((each) => each.hi === version.hi && ((each.lo ^ version.lo) & ~ad) === 0);
-      if (!known) seen.push(version);
+      const same = found.findIndex((each) => each.hi === entryHi && ((each.lo ^ entryLo) & ~ad) === 0);
+      if (same >= 0) found[same] = { ...found[same]!, since: Math.min(found[same]!.since, since) };
+      else found.push({ read, lo: entryLo, hi: entryHi, since, replacedAt });
     }
-    return seen.map((version) => {
-      const large = (version.lo & (1 << 7)) !== 0 && read.level > 1;
-      const leaf = read.level === 1 || large;
-      const entry: CachedEntry = {
-        secondStage: read.secondStage,
-        leaf,
-        global: leaf && (version.lo & (1 << 8)) !== 0,
-        asid: contexts.asid,
-        pcid: contexts.pcid,
-        ep4ta: contexts.ep4ta,
-        lo,
-        hi,
-        pageShift: read.level === 1 ? 12 : read.fourBytes ? 22 : read.level === 2 ? 21 : 30,
-      };
-      return {
-        addressLo: read.addressLo,
-        addressHi: read.addressHi,
-        level: read.level,
-        version,
-        invalidatedAt: history.invalidatedAt(version, entry),
-      };
-    });
+    return found;
+  }
+
+  /** An entry as invalidations see it: as the leaf of a translation in the TLB, or in a paging-structure cache. */
+  private cached(read: Read, entryLo: number, leaf: boolean, lo: number, hi: number): CachedEntry {
+    const { contexts } = this.machine;
+    return {
+      secondStage: read.secondStage,
+      leaf,
+      // G counts while CR4.PGE is set, and every change of PGE drops everything.
+      global: leaf && (entryLo & LEAF_GLOBAL) !== 0 && (this.machine.register(Reg.CR4) & CR4_PGE) !== 0,
+      asid: contexts.asid,
+      pcid: contexts.pcid,
+      ep4ta: contexts.ep4ta,
+      lo,
+      hi,
+      pageShift: read.fourBytes && read.level === 2 ? 22 : 3 + 9 * read.level,
+    };
   }
 }
 
-function sameWord(
-  a: { readonly addressLo: number; readonly addressHi: number },
-  b: { readonly addressLo: number; readonly addressHi: number },
-): boolean {
-  return a.addressLo === b.addressLo && a.addressHi === b.addressHi;
+/** Puts the earlier value in place; returns the word as it was. */
+function dress(memory: Memory, { read, lo, hi }: Alternative): Word64 {
+  const { addressLo, addressHi, fourBytes, upper } = read;
+  if (!fourBytes) return memory.exchange(addressLo, addressHi, lo, hi);
+  const word = memory.pageIndex(addressLo, addressHi) + ((addressLo & 0xff8) >>> 2);
+  const { words } = memory;
+  return upper
+    ? memory.exchange(addressLo, addressHi, words[word]!, lo)
+    : memory.exchange(addressLo, addressHi, lo, words[word + 1]!);
+}
+
+function sameEntry(a: Read, b: Read): boolean {
+  return a.addressLo === b.addressLo && a.addressHi === b.addressHi && a.upper === b.upper;
 }

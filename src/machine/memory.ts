@@ -93,8 +93,10 @@ export class Memory implements PhysicalMemory {
     const oldHi = words[word + 1]!;
     let lo = valueLo | 0;
     let hi = valueHi | 0;
-    if (size !== 8) {
-      const within = addressLo & 7;
+    const within = addressLo & 7;
+    if (size !== 8 && (within & 3) + size > 4) {
+      [lo, hi] = mergedBytes(oldLo, oldHi, valueLo, within, size);
+    } else if (size !== 8) {
       const mask = size === 4 ? -1 : (1 << (size * 8)) - 1;
       const shift = (within & 3) * 8;
       const inLow = within < 4;
@@ -129,4 +131,15 @@ export class Memory implements PhysicalMemory {
 /** Exact as a double: physical addresses have at most 52 bits. */
 function frameNumber(lo: number, hi: number): number {
   return (hi >>> 0) * 0x10_0000 + (lo >>> 12);
+}
+
+/** A word of two halves with `size` (2 or 4) bytes of `value` put over it at byte `within`; beyond its end they are lost. */
+function mergedBytes(lo: number, hi: number, value: number, within: number, size: number): [lo: number, hi: number] {
+  const halves: [number, number] = [lo, hi];
+  for (let i = 0; i < size && within + i < 8; i++) {
+    const half = (within + i) >> 2;
+    const shift = 8 * ((within + i) & 3);
+    halves[half] = (halves[half]! & ~(0xff << shift)) | (((value >>> (8 * i)) & 0xff) << shift);
+  }
+  return halves;
 }

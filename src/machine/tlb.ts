@@ -1,5 +1,5 @@
 /**
- * The machine's translation-lookaside buffer: one array per page size, direct-mapped, tagged.
+ * The machine's translation-lookaside buffer: one array of entries per page size, direct-mapped, tagged.
  *
  * Any replacement is lawful, so a colliding entry is simply overwritten. Every entry carries a *context*, a small
  * number that stands for (space, PCID): a space is what global translations are shared within, (VPID or ASID, EP4TA).
@@ -17,23 +17,27 @@ export const TLB_DIRTY = 1 << 12;
 /** log2 of the size of the guest's page, in the topmost bits; the entry itself may hold a part of it. */
 export const TLB_PAGE_SHIFT_SHIFT = 16;
 
+/** Elements per entry, and what stands where: together, so that an entry lies in one cache line. */
+const ENTRY = 8;
+const PAGE_LO = 0;
+const PAGE_HI = 1;
+/** Physical and guest-physical address of the page. */
+const BASE_LO = 2;
+const BASE_HI = 3;
+const GPA_LO = 4;
+const GPA_HI = 5;
+const META = 6;
+/** Epoch of the tables under which the entry was last known to agree with them. */
+const EPOCH = 7;
+
 class SizeClass {
   readonly shift: number;
   readonly mask: number;
   /** Low-half mask of the page number; all of the high half counts. */
   readonly pageMask: number;
-  readonly pageLo: Int32Array;
-  readonly pageHi: Int32Array;
-  /** Context of the entry, or `~space` for a global one; 0 = empty. */
+  /** Context of each entry, or `~space` for a global one; 0 = empty. Apart, since flushes touch nothing else. */
   readonly tag: Int32Array;
-  /** Physical and guest-physical address of the page. */
-  readonly baseLo: Int32Array;
-  readonly baseHi: Int32Array;
-  readonly gpaLo: Int32Array;
-  readonly gpaHi: Int32Array;
-  readonly meta: Int32Array;
-  /** Epoch of the tables under which the entry was last known to agree with them. */
-  readonly epoch: Int32Array;
+  readonly entries: Int32Array;
   used = false;
 
   constructor(shift: number, indexBits: number) {
@@ -41,15 +45,8 @@ class SizeClass {
     this.shift = shift;
     this.mask = size - 1;
     this.pageMask = (-1 << shift) | 0;
-    this.pageLo = new Int32Array(size);
-    this.pageHi = new Int32Array(size);
     this.tag = new Int32Array(size);
-    this.baseLo = new Int32Array(size);
-    this.baseHi = new Int32Array(size);
-    this.gpaLo = new Int32Array(size);
-    this.gpaHi = new Int32Array(size);
-    this.meta = new Int32Array(size);
-    this.epoch = new Int32Array(size);
+    this.entries = new Int32Array(size * ENTRY);
   }
 
   index(lo: number, hi: number): number {
@@ -78,18 +75,20 @@ export class Tlb {
     for (let i = 0; i < 4; i++) {
       const c = classes[i]!;
       if (!c.used) continue;
-      const at = c.index(lo, hi);
-      const tag = c.tag[at]!;
-      const { pageMask } = c;
-      if (c.pageLo[at] === (lo & pageMask) && c.pageHi[at] === hi && (tag === context || tag === ~space)) {
-        this.lo = c.baseLo[at]! | (lo & ~pageMask);
-        this.hi = c.baseHi[at]!;
-        this.gpaLo = c.gpaLo[at]! | (lo & ~pageMask);
-        this.gpaHi = c.gpaHi[at]!;
-        this.meta = c.meta[at]!;
-        this.epoch = c.epoch[at]!;
+      const index = c.index(lo, hi);
+      const { entries, pageMask } = c;
+      const at = index * ENTRY;
+      const tag = c.tag[index]!;
+      const samePage = entries[at + PAGE_LO] === (lo & pageMask) && entries[at + PAGE_HI] === hi;
+      if (samePage && (tag === context || tag === ~space)) {
+        this.lo = entries[at + BASE_LO]! | (lo & ~pageMask);
+        this.hi = entries[at + BASE_HI]!;
+        this.gpaLo = entries[at + GPA_LO]! | (lo & ~pageMask);
+        this.gpaHi = entries[at + GPA_HI]!;
+        this.meta = entries[at + META]!;
+        this.epoch = entries[at + EPOCH]!;
         this.foundClass = c;
-        this.foundIndex = at;
+        this.foundIndex = index;
         return true;
       }
     }
@@ -98,7 +97,7 @@ export class Tlb {
 
   /** The entry just found agrees with the tables as they are in `epoch`. */
   refresh(epoch: number): void {
-    this.foundClass.epoch[this.foundIndex] = epoch;
+    this.foundClass.entries[this.foundIndex * ENTRY + EPOCH] = epoch;
   }
 
   /**
@@ -117,17 +116,18 @@ export class Tlb {
   ): void {
     const c = this.classes[pageShift === 12 ? 0 : pageShift === 21 ? 1 : pageShift === 22 ? 2 : 3]!;
     c.used = true;
-    const at = c.index(lo, hi);
-    const { pageMask } = c;
-    c.pageLo[at] = lo & pageMask;
-    c.pageHi[at] = hi;
-    c.tag[at] = global ? ~tag.space : tag.context;
-    c.baseLo[at] = to.lo & pageMask;
-    c.baseHi[at] = to.hi;
-    c.gpaLo[at] = to.gpaLo & pageMask;
-    c.gpaHi[at] = to.gpaHi;
-    c.meta[at] = meta;
-    c.epoch[at] = epoch;
+    const index = c.index(lo, hi);
+    const { entries, pageMask } = c;
+    const at = index * ENTRY;
+    c.tag[index] = global ? ~tag.space : tag.context;
+    entries[at + PAGE_LO] = lo & pageMask;
+    entries[at + PAGE_HI] = hi;
+    entries[at + BASE_LO] = to.lo & pageMask;
+    entries[at + BASE_HI] = to.hi;
+    entries[at + GPA_LO] = to.gpaLo & pageMask;
+    entries[at + GPA_HI] = to.gpaHi;
+    entries[at + META] = meta;
+    entries[at + EPOCH] = epoch;
   }
 
   clear(): void {
@@ -147,8 +147,10 @@ export class Tlb {
     }
     for (const c of this.classes) {
       if (!c.used) continue;
-      const at = c.index(lo, hi);
-      if (c.pageLo[at] === (lo & c.pageMask) && c.pageHi[at] === hi) c.tag[at] = 0;
+      const index = c.index(lo, hi);
+      const { entries } = c;
+      const at = index * ENTRY;
+      if (entries[at + PAGE_LO] === (lo & c.pageMask) && entries[at + PAGE_HI] === hi) c.tag[index] = 0;
     }
   }
 

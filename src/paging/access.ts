@@ -39,6 +39,9 @@ export const GUEST_USER = OBS_NESTED_USER;
 export const GUEST_WRITABLE = OBS_NESTED_WRITABLE;
 export const GUEST_NX = OBS_NESTED_NX;
 
+/** A paging-structure entry that is only read, also with EPT's A/D bits on: loading PDPTEs (SDM vol. 3C 29.3.5). */
+export const AS_READ = 1 << 21;
+
 /** Bits that an EPT walk's NESTED_WALK observation takes over. */
 export const NESTED_WALK_BITS = TYPE_BITS | OF_TABLE | NO_LINEAR | GUEST_USER | GUEST_WRITABLE | GUEST_NX;
 

@@ -95,6 +95,9 @@ export class PageWalk {
   gpaHi = 0;
   /** OK: log2 of the page size of this walk's leaf, 12, 21, 22 or 30; without paging 12. */
   pageShift = 12;
+  /** OK, with a second stage: rights and log2 of the page size that it gave the final address. */
+  secondRights = 0;
+  secondPageShift = 12;
   /** OK: rights of all levels combined, `ACC_*`. */
   rights = 0;
   /** OK: the leaf; 0 without paging. */

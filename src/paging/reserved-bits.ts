@@ -116,6 +116,18 @@ export function badEptCombinations(executeOnly: boolean): readonly [lo: number, 
   return [halves[0] >>> 0, halves[1] >>> 0];
 }
 
+/**
+ * The same as a table of 128: index bits 5:0 are the entry's, bit 6 is its bit 10, which with mode-based execute
+ * control counts as a right to execute (facts/kvm-mmu.md §4).
+ */
+export function badCombinationTable(executeOnly: boolean, mbec: boolean): Uint8Array {
+  const [lo, hi] = badEptCombinations(executeOnly);
+  return Uint8Array.from({ length: 128 }, (_, index) => {
+    const n = (index & 0x3f) | (mbec && index >= 64 ? 4 : 0);
+    return ((n < 32 ? lo : hi) >>> (n & 31)) & 1;
+  });
+}
+
 /** What an EPT entry is, as far as its bits 7:0 and 10 and its level tell. */
 export const EptEntry = { TABLE: 0, LEAF: 1, ABSENT: 2, MISCONFIGURED: 3 } as const;
 
@@ -150,15 +162,15 @@ export function eptKindsAt(rules: EptEntryRules): number {
 }
 
 function fillEptKinds(at: number, rules: EptEntryRules): void {
-  const executeBits = rules.mbec ? 0x404 : 4;
-  const [badLo, badHi] = badEptCombinations(rules.executeOnly);
+  const presentBits = rules.mbec ? 0x407 : 7;
+  const badCombinations = badCombinationTable(rules.executeOnly, rules.mbec);
   const reserved = reservedEpt(52, rules.page2m, rules.page1g);
   const kindOf = (level: number, lo: number): number => {
-    if ((lo & (3 | executeBits)) === 0) return EptEntry.ABSENT;
-    // Mode-based execute control counts either right to execute (facts/kvm-mmu.md §4).
-    const combination = (lo & 0x3b) | ((lo & executeBits) !== 0 ? 4 : 0);
-    const bad = (combination < 32 ? badLo : badHi) >>> (combination & 31);
-    if ((bad & 1) !== 0 || (lo & reserved.lo[reservedIndex(level, lo)]!) !== 0) return EptEntry.MISCONFIGURED;
+    if ((lo & presentBits) === 0) return EptEntry.ABSENT;
+    const combination = (lo & 0x3f) | ((lo >>> 4) & 0x40);
+    if (badCombinations[combination] === 1 || (lo & reserved.lo[reservedIndex(level, lo)]!) !== 0) {
+      return EptEntry.MISCONFIGURED;
+    }
     return level === 1 || (lo & 0x80) !== 0 ? EptEntry.LEAF : EptEntry.TABLE;
   };
   for (let level = 1; level <= 5; level++) {

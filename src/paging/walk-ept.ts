@@ -5,6 +5,7 @@
 
 import { Dim, OBS_DIM_SHIFT, OBS_LEVEL_SHIFT, Obs } from '../formats/observation.ts';
 import {
+  AS_READ,
   FETCH,
   GUEST_NX,
   GUEST_USER,
@@ -52,6 +53,7 @@ const START_BITS = NESTED_WALK_BITS;
 const WRITES = WRITE;
 const FETCHES = FETCH;
 const OF_TABLES = OF_TABLE;
+const AS_READS = AS_READ;
 const KEEPS_AD = NO_AD;
 const FROM_USER_PAGE = GUEST_USER;
 const INDEX_USER = USER;
@@ -89,7 +91,7 @@ export function walkEpt(walk: PageWalk, gpaLo: number, gpaHi: number, access: nu
 
   // With A/D bits on, reading the guest's paging structures counts as writing them (SDM vol. 3C 29.3.5).
   const ad = walk.ad === true;
-  const write = (access & WRITES) !== 0 || (ad && (access & OF_TABLES) !== 0);
+  const write = (access & WRITES) !== 0 || (ad && (access & (OF_TABLES | AS_READS)) === OF_TABLES);
   let all = -1;
   let level = rootLevel;
   let tableLo = walk.rootLo;

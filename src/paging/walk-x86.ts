@@ -139,7 +139,7 @@ export function walkX86(walk: PageWalk, linearLo: number, linearHi: number, acce
   // P, R/W and U/S stand where READ, WRITE and USER do; no-execute is turned round.
   const rights = (allLo & READ_WRITE_USER) | (anyHi < 0 ? 0 : RIGHT_EXECUTE);
   let denied =
-    (access & OF_SHADOW_STACK) !== 0
+    (access & OF_SHADOW_STACK) !== 0 && walk.dim === Dim.GUEST
       ? shadowStackDenied(access, aboveLeafLo, entryLo, rights)
       : (format.permissions[(access & INDEX_BITS) >>> 1]! >>> rights) & 1;
   let errorCode = PRESENT;
@@ -292,9 +292,13 @@ function translateFinal(
     second.software = walk.software;
     if (eptWalk(second, lo, hi, kept | guestRightsOf(rights)) !== OK) return Walk.SECOND_STAGE;
   } else {
-    const status = nptStage(second, lo, hi, kept | (second.gmet ? access & BY_USER : BY_USER));
+    // A nested fault tells that the access was one to a shadow stack (APM vol. 2 15.25.6); NPT has no such pages.
+    const user = second.gmet ? access & BY_USER : BY_USER;
+    const status = nptStage(second, lo, hi, kept | user | (access & OF_SHADOW_STACK));
     if (status !== OK) return status;
   }
+  walk.secondRights = second.rights;
+  walk.secondPageShift = second.pageShift;
   walk.lo = second.lo;
   walk.hi = second.hi;
   return OK;

@@ -1,6 +1,6 @@
 /** Recorded and replayed observations of a step side by side, once it is known that they differ. */
 
-import { OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
+import { isFault, OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
 import { ACCESS_EXPECTS_ADDRESS, STEP_KIND_MASK, StepKind } from '../formats/step.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO, type RowLog } from '../paging/row-log.ts';
 import type { StepColumns } from '../trace/columns.ts';
@@ -34,12 +34,12 @@ export function logRows(log: RowLog): Row[] {
 /** What the recording says of step `index`; an expected physical address becomes a row of its own. */
 export function recordedRows(columns: StepColumns, index: number): Row[] {
   const op = columns.op[index]!;
+  const rows: Row[] = [];
   if ((op & STEP_KIND_MASK) === StepKind.ACCESS && (op & ACCESS_EXPECTS_ADDRESS) !== 0) {
     const addressLo = columns.operand[2 * index]!;
     const addressHi = columns.operand[2 * index + 1]!;
-    return [{ op: Obs.TRANSLATED, addressLo, addressHi, valueLo: addressLo, valueHi: addressHi }];
+    rows.push({ op: Obs.TRANSLATED, addressLo, addressHi, valueLo: addressLo, valueHi: addressHi });
   }
-  const rows: Row[] = [];
   const begin = index === 0 ? 0 : columns.observationEnd[index - 1]!;
   for (let row = begin; row < columns.observationEnd[index]!; row++) {
     rows.push({
@@ -58,8 +58,9 @@ export function sameRow(recorded: Row, replayed: Row, addressOnly = false): bool
   const recordedKind = recorded.op & OBS_KIND_MASK;
   const replayedKind = replayed.op & OBS_KIND_MASK;
   if (recordedKind === Obs.COMPLETED && replayedKind === Obs.TRANSLATED) return true;
+  if (recordedKind === Obs.FAULTED && isFault(replayed.op)) return true;
   const sameAddress = recorded.addressLo === replayed.addressLo && recorded.addressHi === replayed.addressHi;
-  if (addressOnly) return replayedKind === Obs.TRANSLATED && sameAddress;
+  if (addressOnly && recordedKind === Obs.TRANSLATED) return replayedKind === Obs.TRANSLATED && sameAddress;
   return (
     recorded.op === replayed.op &&
     sameAddress &&

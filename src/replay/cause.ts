@@ -74,10 +74,10 @@ export function groupOf(stepOp: number, recorded: Row | undefined, replayed: Row
     kind === StepKind.ACCESS
       ? `${(stepOp & ACCESS_SOFTWARE) !== 0 ? 'software ' : ''}${(stepOp & ACCESS_USER) !== 0 ? 'user' : 'supervisor'} ` +
         `${TYPES[(stepOp >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK]}`
-      : (Object.entries(StepKind).find(([, value]) => value === kind)?.[0] ?? '').toLowerCase();
+      : (Object.entries(StepKind).find(([, value]) => value === kind)?.[0] ?? '').toLowerCase().replaceAll('_', '-');
   const detail =
     recorded !== undefined && replayed !== undefined && name(recorded) === name(replayed)
-      ? ` (${recorded.op !== replayed.op ? 'attributes' : sameAddress(recorded, replayed) ? differingBits(recorded, replayed) : 'address'})`
+      ? ` (${!sameAddress(recorded, replayed) ? 'address' : recorded.op !== replayed.op ? 'attributes' : differingBits(recorded, replayed)})`
       : '';
   return `${access}: recorded ${name(recorded)}, replayed ${name(replayed)}${detail}`;
 }
@@ -98,6 +98,7 @@ export function causeOf(
   replayed: readonly Row[],
   at: number,
   registers: Uint32Array,
+  walk: readonly Row[] = replayed,
 ): string {
   const r = recorded[at];
   const m = replayed[at];
@@ -110,9 +111,9 @@ export function causeOf(
     return `after the step ${register} holds ${held}, recorded was ${hex(r.valueLo, r.valueHi)}`;
   }
   if (m === undefined) return `the recording goes on with ${describe(r)} where the replay ends`;
-  if (rowKind(r) === rowKind(m)) return sameKind(stepOp, r, m, recorded, replayed, at, registers);
+  if (rowKind(r) === rowKind(m)) return sameKind(stepOp, r, m, replayed, at, registers, walk);
   if (isOutcome(m)) {
-    return `the replay ends here (${outcomeReason(replayed, stepOp, registers)}), the recording has ${describe(r)}`;
+    return `the replay ends here (${outcomeReason(walk, stepOp, registers)}), the recording has ${describe(r)}`;
   }
   if (isOutcome(r)) {
     return `the recording ends here (${outcomeReason(recorded, stepOp, registers)}), the replay goes on with ${describe(m)}`;
@@ -124,15 +125,15 @@ function sameKind(
   stepOp: number,
   r: Row,
   m: Row,
-  recorded: readonly Row[],
   replayed: readonly Row[],
   at: number,
   registers: Uint32Array,
+  walk: readonly Row[],
 ): string {
   switch (rowKind(r)) {
     case Obs.ELEMENT:
     case Obs.PDPTE:
-      if (!sameAddress(r, m)) {
+      if (!sameAddress(r, m) || entryPlace(r) !== entryPlace(m)) {
         const above = replayed[at - 1];
         const from = above === undefined ? 'the root' : describe(above);
         return `the walks part below ${from}: the recording reads the ${entryPlace(r)}, the replay the ${entryPlace(m)}`;
@@ -145,21 +146,25 @@ function sameKind(
     case Obs.EXCEPTION:
     case Obs.EPT_VIOLATION:
     case Obs.NPF:
-      if (!sameAddress(r, m)) {
+    case Obs.EPT_MISCONFIG:
+    case Obs.EXIT_LINEAR:
+      if (name(r) === name(m) && !sameAddress(r, m)) {
         return `${name(r)} names address ${hex(r.addressLo, r.addressHi)} in the recording, ${hex(m.addressLo, m.addressHi)} in the replay`;
       }
-      return `${name(r)} was recorded, ${name(m)} replayed, ${bitsDiffer(r, m)}; the replay says: ${outcomeReason(replayed, stepOp, registers)}`;
+      return `${name(r)} was recorded, ${name(m)} replayed${r.op === m.op ? `, ${bitsDiffer(r, m)}` : ''}; the replay says: ${outcomeReason(walk, stepOp, registers)}`;
     case Obs.TRANSLATED:
       return `the recording translates to ${hex(r.addressLo, r.addressHi)}, the replay to ${hex(m.addressLo, m.addressHi)}${
         sameAddress(r, m) ? ' with another page size or guest-physical address' : ''
       }`;
     default:
-      return `${describe(r)} was recorded, ${describe(m)} replayed (${outcomeReason(recorded, stepOp, registers)})`;
+      return `${describe(r)} was recorded, ${describe(m)} replayed (${outcomeReason(walk, stepOp, registers)})`;
   }
 }
 
 function describe(row: Row): string {
   const kind = rowKind(row);
+  if (kind === Obs.PDPTE_LOADED) return row.valueLo === 0 ? 'PDPTEs refused' : 'PDPTEs loaded';
+  if (kind === Obs.PDPTE) return `a use of the ${entryPlace(row)}`;
   if (kind === Obs.ELEMENT) return `a read of the ${entryPlace(row)}`;
   if (kind === Obs.ENTRY_WRITE) return `a write of ${hex(row.valueLo, row.valueHi)} to the ${entryPlace(row)}`;
   if (kind === Obs.ENTRY_AFTER) return `${hex(row.valueLo, row.valueHi)} left in the ${entryPlace(row)}`;

@@ -23,6 +23,7 @@ const FIELDS: readonly number[] = (() => {
   fields[Obs.PDPTE_LOADED] = 2;
   fields[Obs.REGISTER] = 1;
   fields[Obs.ENTRY_AFTER] = 1;
+  fields[Obs.FAULTED] = 1;
   return fields;
 })();
 
@@ -46,10 +47,12 @@ export class Counters {
   /** Translations compared by their physical address only (accesses whose expectation travels in the step). */
   addressOnly = 0;
 
-  /** Counts the rows of a step that turned out to match after all. */
+  /** Counts rows that turned out to match after all. `addressOnly`: the first is known by its address only. */
   countRows(rows: readonly { readonly op: number }[], addressOnly: boolean): void {
-    if (addressOnly) this.addressOnly++;
-    else for (const { op } of rows) this.rows[op & OBS_KIND_MASK]!++;
+    rows.forEach(({ op }, i) => {
+      if (addressOnly && i === 0) this.addressOnly++;
+      else this.rows[op & OBS_KIND_MASK]!++;
+    });
   }
 
   byKind(): KindCount[] {

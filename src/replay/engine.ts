@@ -1,13 +1,15 @@
 /**
  * The replay engine: applies steps to a machine and compares, step by step, what it did with what was recorded.
  *
- * The comparison is exact and in order. Three kinds of row are special: COMPLETED matches any translation, and
- * REGISTER and ENTRY_AFTER are questions about the machine's state after the step. Kinds that the recorder could not
- * see are passed over, and so is a step of which nothing was recorded; both are counted.
+ * The comparison is exact and in order. Four kinds of row are special: COMPLETED matches any translation,
+ * FAULTED any exception or exit, and REGISTER and ENTRY_AFTER are questions about the machine's state after the step.
+ * Kinds that the recorder could not see are passed over, and so is a step of which nothing was recorded; both are
+ * counted.
  */
 
 import {
   NOT_MODELLED_NAMES,
+  OBS_FAULTS,
   OBS_KIND_MASK,
   OBS_NOT_MODELLED_MASK,
   OBS_NOT_MODELLED_SHIFT,
@@ -32,6 +34,26 @@ export interface MismatchHandler {
 
 /** Row kinds that ask about state after the step. */
 const QUESTIONS = (1 << Obs.REGISTER) | (1 << Obs.ENTRY_AFTER);
+
+// V8 folds a module's own constants into the code but loads and checks imported ones at each use: copies for what runs
+// on every step.
+const STEP_KIND = STEP_KIND_MASK;
+const ROW_KIND = OBS_KIND_MASK;
+const KNOWLEDGE = STORE_KNOWLEDGE;
+const EXPECTS_ADDRESS = ACCESS_EXPECTS_ADDRESS;
+const { ACCESS, STORE } = StepKind;
+const { ELEMENT, TRANSLATED, COMPLETED, FAULTED, NOT_MODELLED } = Obs;
+const FAULTS = OBS_FAULTS;
+const ROW_SIZE = ROW;
+const AT_ADDRESS_LO = ROW_ADDRESS_LO;
+const AT_ADDRESS_HI = ROW_ADDRESS_HI;
+const AT_VALUE_LO = ROW_VALUE_LO;
+const AT_VALUE_HI = ROW_VALUE_HI;
+
+/** Whether a kind that names no more than how an access ended stands for the machine's outcome. */
+function standsFor(kind: number, outcome: number): boolean {
+  return (kind === COMPLETED && outcome === TRANSLATED) || (kind === FAULTED && ((FAULTS >>> outcome) & 1) !== 0);
+}
 
 export class ReplayEngine {
   readonly machine: BareMachine;
@@ -61,11 +83,12 @@ export class ReplayEngine {
     this.machine = machine;
     this.handler = handler;
     const completed = ((header.observable >>> Obs.COMPLETED) & 1) << Obs.TRANSLATED;
-    this.visible = header.observable | completed | (1 << Obs.NOT_MODELLED);
+    const faulted = ((header.observable >>> Obs.FAULTED) & 1) * OBS_FAULTS;
+    this.visible = header.observable | completed | faulted | (1 << Obs.NOT_MODELLED);
   }
 
   isVisible(op: number): boolean {
-    return ((this.visible >>> (op & OBS_KIND_MASK)) & 1) !== 0;
+    return ((this.visible >>> (op & ROW_KIND)) & 1) !== 0;
   }
 
   /** Replays a run of steps. Returns false when the handler asked to stop. */
@@ -76,7 +99,7 @@ export class ReplayEngine {
     let begin = 0;
     for (let i = 0; i < stepCount; i++) {
       const word = op[i]!;
-      const kind = word & STEP_KIND_MASK;
+      const kind = word & STEP_KIND;
       stepsByKind[kind]!++;
       const at = i << 1;
       const addressLo = address[at]! | 0;
@@ -85,15 +108,14 @@ export class ReplayEngine {
       const operandHi = operand[at + 1]! | 0;
       machine.apply(this.ordinal, word, addressLo, addressHi, operandLo, operandHi, stimuli);
       const end = observationEnd[i]!;
-      if (kind === StepKind.STORE) {
-        if ((word & STORE_KNOWLEDGE) !== 0) this.learned.add((addressHi >>> 0) * 0x4000_0000 + (addressLo >>> 2));
-      } else if (this.takesPart(columns, i, end > begin)) {
-        const equal =
-          (word & ACCESS_EXPECTS_ADDRESS) !== 0 && kind === StepKind.ACCESS
-            ? this.compareAddress(operandLo, operandHi)
-            : this.compareRows(columns, kind, begin, end);
+      if (kind === STORE) this.noteStore(word, addressLo, addressHi);
+      const addressOnly = kind === ACCESS && (word & EXPECTS_ADDRESS) !== 0;
+      if (this.takesPart(columns, i, addressOnly || end > begin)) {
+        const equal = addressOnly
+          ? this.compareAddress(columns, begin, end, operandLo, operandHi)
+          : this.compareRows(columns, kind, begin, end);
         if (!equal) {
-          if (!this.handler.mismatch(this, columns, i)) return false;
+          if (!this.countIfNotModelled() && !this.handler.mismatch(this, columns, i)) return false;
         } else if (machine.staleHit) {
           this.staleHits++;
         }
@@ -109,24 +131,26 @@ export class ReplayEngine {
       if (observed) this.outside++;
       return false;
     }
-    if (this.filter !== null && !this.filter(columns, index)) {
-      if (observed) this.filtered++;
-      return false;
-    }
-    return true;
+    if (this.filter === null || !observed || this.filter(columns, index)) return true;
+    this.filtered++;
+    return false;
   }
 
-  /** The access must have been translated to that physical address; how is not known. */
-  private compareAddress(lo: number, hi: number): boolean {
+  /** The access must have been translated to that physical address; how is not known. Rows may ask questions only. */
+  private compareAddress(columns: StepColumns, begin: number, end: number, lo: number, hi: number): boolean {
     const { log } = this.machine;
     const last = log.count - 1;
     if (last < 0) return false;
-    const at = last * ROW;
-    const kind = log.rows[at]! & OBS_KIND_MASK;
-    if (kind === Obs.NOT_MODELLED) return this.countNotModelled(log.rows[at]!);
-    if (kind !== Obs.TRANSLATED) return false;
-    if (log.rows[at + ROW_ADDRESS_LO] !== lo || log.rows[at + ROW_ADDRESS_HI] !== hi) return false;
+    const at = last * ROW_SIZE;
+    if ((log.rows[at]! & ROW_KIND) !== TRANSLATED) return false;
+    if (log.rows[at + AT_ADDRESS_LO] !== lo || log.rows[at + AT_ADDRESS_HI] !== hi) return false;
     this.counters.addressOnly++;
+    for (let row = begin; row < end; row++) {
+      const expected = columns.observationOp[row]!;
+      const kind = expected & ROW_KIND;
+      if (((QUESTIONS >>> kind) & 1) === 0 || !this.answers(expected, columns, row)) return false;
+      this.counters.rows[kind]!++;
+    }
     return true;
   }
 
@@ -137,17 +161,13 @@ export class ReplayEngine {
     const seenRows = log.rows;
     const { rows } = this.counters;
     if (begin === end) {
-      if (count > 0 && stepKind === StepKind.ACCESS) {
-        const last = log.op(count - 1);
-        if ((last & OBS_KIND_MASK) === Obs.NOT_MODELLED) return this.countNotModelled(last);
-        this.unobserved++;
-      }
+      if (count > 0 && stepKind === ACCESS && !this.countIfNotModelled()) this.unobserved++;
       return true;
     }
     let k = 0;
     for (let j = begin; j < end; j++) {
       const expected = observationOp[j]! | 0;
-      const kind = expected & OBS_KIND_MASK;
+      const kind = expected & ROW_KIND;
       if (((QUESTIONS >>> kind) & 1) !== 0) {
         if (!this.answers(expected, columns, j)) return false;
         rows[kind]!++;
@@ -155,24 +175,23 @@ export class ReplayEngine {
       }
       while (k < count && !this.isVisible(log.op(k))) k++;
       if (k === count) return false;
-      const b = k * ROW;
+      const b = k * ROW_SIZE;
       const seen = seenRows[b]!;
       if (seen !== expected) {
-        if ((seen & OBS_KIND_MASK) === Obs.NOT_MODELLED) return this.countNotModelled(seen);
-        if (kind !== Obs.COMPLETED || (seen & OBS_KIND_MASK) !== Obs.TRANSLATED) return false;
+        if (!standsFor(kind, seen & ROW_KIND)) return false;
       } else {
         const a = j << 1;
-        const addressLo = seenRows[b + ROW_ADDRESS_LO]!;
-        const addressHi = seenRows[b + ROW_ADDRESS_HI]!;
+        const addressLo = seenRows[b + AT_ADDRESS_LO]!;
+        const addressHi = seenRows[b + AT_ADDRESS_HI]!;
         if (
           (observationAddress[a]! | 0) !== addressLo ||
           (observationAddress[a + 1]! | 0) !== addressHi ||
-          (observationValue[a]! | 0) !== seenRows[b + ROW_VALUE_LO] ||
-          (observationValue[a + 1]! | 0) !== seenRows[b + ROW_VALUE_HI]
+          (observationValue[a]! | 0) !== seenRows[b + AT_VALUE_LO] ||
+          (observationValue[a + 1]! | 0) !== seenRows[b + AT_VALUE_HI]
         ) {
           return false;
         }
-        if (kind === Obs.ELEMENT && this.learned.size > 0 && this.takeLearned(addressLo, addressHi)) {
+        if (kind === ELEMENT && this.learned.size > 0 && this.takeLearned(addressLo, addressHi)) {
           this.counters.learned[kind]!++;
         }
       }
@@ -183,11 +202,21 @@ export class ReplayEngine {
     return k === count;
   }
 
+  /** What a store of knowledge states is learned, once; what somebody stored predicts. */
+  private noteStore(word: number, lo: number, hi: number): void {
+    if ((word & KNOWLEDGE) !== 0) this.learned.add((hi >>> 0) * 0x4000_0000 + (lo >>> 2));
+    else if (this.learned.size > 0) this.takeLearned(lo, hi);
+  }
+
   private takeLearned(lo: number, hi: number): boolean {
     return this.learned.delete((hi >>> 0) * 0x4000_0000 + (lo >>> 2));
   }
 
-  private countNotModelled(op: number): true {
+  /** Whether the machine said that it does not model what the step needs; if so, that is counted by name. */
+  private countIfNotModelled(): boolean {
+    const { log } = this.machine;
+    const op = log.count === 0 ? 0 : log.op(log.count - 1);
+    if ((op & ROW_KIND) !== NOT_MODELLED) return false;
     const name = NOT_MODELLED_NAMES[(op >>> OBS_NOT_MODELLED_SHIFT) & OBS_NOT_MODELLED_MASK] ?? 'unnamed';
     this.notModelled.set(name, (this.notModelled.get(name) ?? 0) + 1);
     return true;

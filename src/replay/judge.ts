@@ -13,6 +13,7 @@ import type { ReplayEngine } from './engine.ts';
 import type { Judgement, Row } from './result.ts';
 
 const X86_AD = (1 << 5) | (1 << 6);
+const GUEST_DIRTY = 1 << 6;
 const EPT_AD = (1 << 8) | (1 << 9);
 
 /** The bits of an entry that walks set. */
@@ -34,6 +35,22 @@ function differsOnlyInAd(recorded: Row, replayed: Row): boolean {
   return recorded.valueHi === replayed.valueHi && ((recorded.valueLo ^ replayed.valueLo) & ~adMask(recorded)) === 0;
 }
 
+/**
+ * An entry re-read: what the machine set must be there if the access went through; beyond that only a guest entry's A
+ * (walks for other purposes may set it) or, in second-stage tables, A and D may be set.
+ */
+function afterWithinBounds(recorded: Row, replayed: Row, translated: boolean): boolean {
+  if (!differsOnlyInAd(recorded, replayed)) return false;
+  const added = recorded.valueLo & ~replayed.valueLo;
+  const missing = replayed.valueLo & ~recorded.valueLo;
+  const guest = ((recorded.op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) === Dim.GUEST;
+  return (!translated || missing === 0) && (!guest || (added & GUEST_DIRTY) === 0);
+}
+
+function sameAddress(a: Row, b: Row): boolean {
+  return a.addressLo === b.addressLo && a.addressHi === b.addressHi;
+}
+
 export class Judge {
   private readonly engine: ReplayEngine;
   private readonly adPolicy: AdPolicy;
@@ -48,6 +65,7 @@ export class Judge {
   /** `aligned`: the rows of step `index`, which differ. The machine's log is overwritten. */
   judge(columns: StepColumns, index: number, aligned: Aligned): Judgement | { readonly kind: 'match' } {
     const op = columns.op[index]!;
+    if (this.adPolicy === 'unspecified' && this.adWithinBounds(aligned)) return { kind: 'match' };
     if ((op & STEP_KIND_MASK) !== StepKind.ACCESS || (op & ACCESS_WALKED) !== 0) return { kind: 'diverged' };
     if (this.engine.machine.servedByTlb && this.freshMatches(columns, index, aligned.recorded))
       return { kind: 'match' };
@@ -55,17 +73,38 @@ export class Judge {
     const questions = recorded.flatMap((row, i) => (isQuestion(row.op) && i < replayed.length ? [i] : []));
     const wrong = questions.filter((i) => !sameRow(recorded[i]!, replayed[i]!));
     if (wrong.some((i) => (recorded[i]!.op & OBS_KIND_MASK) !== Obs.ENTRY_AFTER)) return { kind: 'diverged' };
-    const outcomesDiffer = recorded.some((row, i) => {
-      const other = replayed[i];
-      return !isQuestion(row.op) && (other === undefined || !sameRow(row, other, expectsAddress(op)));
-    });
-    if (!outcomesDiffer && this.adPolicy === 'unspecified') {
-      if (wrong.every((i) => differsOnlyInAd(recorded[i]!, replayed[i]!))) return { kind: 'match' };
-    }
-    if (!wrong.every((i) => lacksOnlyAd(recorded[i]!, replayed[i]!)) && !outcomesDiffer) return { kind: 'diverged' };
+    if (!wrong.every((i) => lacksOnlyAd(recorded[i]!, replayed[i]!))) return { kind: 'diverged' };
     // Software that walks for the guest has no TLB of its own.
     if ((op & ACCESS_SOFTWARE) !== 0) return { kind: 'diverged' };
     return this.staleness(columns, index, recorded);
+  }
+
+  /**
+   * A/D truth without a declared policy: when, and on a fault whether, the bits are written is open, so the writes may
+   * stand anywhere or be missing; but only entries that the walk read are written, and only A and D are added.
+   */
+  private adWithinBounds({ recorded, replayed }: Aligned): boolean {
+    const isWrite = (row: Row): boolean => (row.op & OBS_KIND_MASK) === Obs.ENTRY_WRITE;
+    const translated = replayed.some((row) => (row.op & OBS_KIND_MASK) === Obs.TRANSLATED);
+    const missing = replayed.filter(
+      (row) => isWrite(row) && !recorded.some((other) => isWrite(other) && sameAddress(row, other)),
+    );
+    if (translated && missing.length > 0) return false;
+    const others = recorded.filter((row) => !isWrite(row));
+    const machine = replayed.filter((row) => !isWrite(row));
+    if (others.length !== machine.length) return false;
+    const alike = others.every((row, i) => {
+      const other = machine[i]!;
+      if ((row.op & OBS_KIND_MASK) !== Obs.ENTRY_AFTER) return sameRow(row, other);
+      return row.op === other.op && afterWithinBounds(row, other, translated);
+    });
+    if (!alike) return false;
+    return recorded.filter(isWrite).every((write) =>
+      recorded.some((read) => {
+        const element = (read.op & OBS_KIND_MASK) === Obs.ELEMENT && sameAddress(read, write);
+        return element && differsOnlyInAd(read, write) && (read.valueLo & ~write.valueLo) === 0;
+      }),
+    );
   }
 
   /**

@@ -56,16 +56,18 @@ export interface DivergenceGroup {
 
 export type Verdict = 'match' | 'diverged' | 'not-modelled' | 'nothing-compared';
 
+export type Ending = 'complete' | 'cut short' | 'not read';
+
 export interface Receipt {
   readonly file: string;
   readonly title: string;
   readonly recorder: string;
   readonly policy: string;
   readonly machine: string;
-  /** Lower-case hex SHA-256 from the index chunk, or undefined for a trace cut short. */
+  /** Lower-case hex SHA-256 from the end of the trace, or undefined if that was not read. */
   readonly digest: string | undefined;
-  /** The trace has its index chunk: nothing is missing at its end. */
-  readonly complete: boolean;
+  /** Whether the trace has its index chunk: nothing is missing at its end. `not read`: stopped before. */
+  readonly ending: Ending;
   readonly steps: number;
   readonly stepsByKind: Readonly<Record<string, number>>;
   readonly counts: readonly KindCount[];

@@ -11,7 +11,7 @@ import { causeOf, groupOf } from './cause.ts';
 import { ReplayEngine, type StepFilter } from './engine.ts';
 import { type Expectation, ExpectationBook } from './expectations.ts';
 import { Judge } from './judge.ts';
-import type { Divergence, DivergenceGroup, Judgement, ReplayResult, Row, Verdict } from './result.ts';
+import type { Divergence, DivergenceGroup, Ending, Judgement, ReplayResult, Row, Verdict } from './result.ts';
 
 export interface ReplayOptions {
   /** Divergences kept in full. Default 10; all are counted. */
@@ -87,15 +87,17 @@ export class ReplaySession {
       replayed.push({ ...row, valueLo: heldLo, valueHi: heldHi });
       machine.setRegister(register, lo, hi);
     }
-    if (recorded.length === 0 || columns.firstOrdinal === 0) return true;
+    const { from, to } = this.engine;
+    const inRange = columns.firstOrdinal >= from && columns.firstOrdinal < to;
+    if (recorded.length === 0 || columns.firstOrdinal === 0 || !inRange) return true;
     this.engine.ordinal = columns.firstOrdinal;
     const cause = `at the start of a chunk ${causeOf(StepKind.REGISTER_SET, recorded, replayed, 0, machine.registers)}`;
     this.note(columns, 0, { recorded, replayed, at: 0 }, [], { kind: 'diverged' }, 'chunk state', cause);
     return false;
   }
 
-  /** What the replay came to. `digest`, `complete`: from the end of the trace, if it was reached. */
-  result(digest: string | undefined, complete: boolean): ReplayResult {
+  /** What the replay came to. `digest`: from the end of the trace, if it was reached. */
+  result(digest: string | undefined, ending: Ending): ReplayResult {
     const { engine, header } = this;
     const stepsByKind: Record<string, number> = {};
     STEP_KIND_NAMES.forEach((name, kind) => {
@@ -119,7 +121,7 @@ export class ReplaySession {
         machine: 'bare',
         policy: `A/D ${header.adPolicy}${header.independent ? ', independent accesses' : ''}`,
         digest,
-        complete,
+        ending,
         steps: this.steps,
         stepsByKind,
         counts: engine.counters.byKind(),
@@ -159,7 +161,8 @@ export class ReplaySession {
     const judgement = this.judge.judge(columns, index, aligned);
     this.adopt(recorded);
     if (judgement.kind === 'match') {
-      engine.counters.countRows(recorded, expectsAddress(op));
+      if (this.header.adPolicy === 'unspecified') this.adoptAd(recorded, walk);
+      engine.counters.countRows(recorded.slice(at), expectsAddress(op) && at === 0);
       return true;
     }
     if (judgement.kind === 'stale-allowed') {
@@ -172,7 +175,7 @@ export class ReplaySession {
       this.undetermined++;
       return true;
     }
-    const cause = causeWith(judgement, causeOf(op, recorded, replayed.length > at ? replayed : walk, at, registers));
+    const cause = causeWith(judgement, causeOf(op, recorded, replayed, at, registers, walk));
     this.note(columns, index, aligned, walk, judgement, group, cause, registers);
     return this.options.bail !== true;
   }
@@ -216,6 +219,16 @@ export class ReplaySession {
     const found = this.groups.get(key);
     if (found === undefined) this.groups.set(key, { count: 1, first: this.engine.ordinal });
     else found.count++;
+  }
+
+  /** Without a declared A/D policy the recorded writes count: the machine's own are taken back. */
+  private adoptAd(recorded: readonly Row[], walk: readonly Row[]): void {
+    const { machine } = this.engine;
+    const isKind = (row: Row, kind: number): boolean => (row.op & OBS_KIND_MASK) === kind;
+    if (!recorded.some((row) => isKind(row, Obs.ELEMENT))) return;
+    const take = (row: Row): void => machine.adoptEntry(row.op, row.addressLo, row.addressHi, row.valueLo, row.valueHi);
+    for (const row of walk) if (isKind(row, Obs.ELEMENT)) take(row);
+    for (const row of recorded) if (isKind(row, Obs.ENTRY_WRITE)) take(row);
   }
 
   /** State that the recording saw is taken over, so that one divergence does not become many. */

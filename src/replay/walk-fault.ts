@@ -31,13 +31,21 @@ export function rowKind(row: Row): number {
 
 /** `guest PDE at 0x409010`, `EPT PTE at 0x10a5818`. */
 export function entryPlace(row: Row): string {
+  const level = (row.op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
+  const address = `0x${hex64(row.addressLo, row.addressHi)}`;
+  if (rowKind(row) === Obs.PDPTE) return `PDPTE${level} register`;
+  if (level === 0) return `entry at ${address}`;
   const dim = (row.op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK;
   const whose = dim === Dim.GUEST ? 'guest' : DIM_NAMES[dim]!.toUpperCase();
-  return `${whose} ${entryName((row.op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK)} at 0x${hex64(row.addressLo, row.addressHi)}`;
+  return `${whose} ${entryName(level)} at ${address}`;
 }
 
 function elements(rows: readonly Row[], dim: number): Row[] {
-  return rows.filter((row) => rowKind(row) === Obs.ELEMENT && ((row.op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) === dim);
+  return rows.filter((row) => {
+    const kind = rowKind(row);
+    const entry = kind === Obs.ELEMENT && ((row.op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) === dim;
+    return entry || (kind === Obs.PDPTE && dim === Dim.GUEST);
+  });
 }
 
 /** The first entry for which `lacks` holds. */

@@ -1,7 +1,7 @@
 /** A replay's result as text for people: the receipt, the first divergences side by side, groups of the like. */
 
 import { OBS_DIM_MASK, OBS_DIM_SHIFT, OBS_KIND_MASK, Obs } from '../formats/observation.ts';
-import type { Divergence, Judgement, Receipt, ReplayResult, Row, Verdict } from '../replay/result.ts';
+import type { Divergence, Ending, Judgement, Receipt, ReplayResult, Row, Verdict } from '../replay/result.ts';
 import type { Totals } from '../replay/totals.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { escapeControls } from './escape.ts';
@@ -15,6 +15,12 @@ export type PaintText = (style: 'bold' | 'green' | 'red' | 'yellow' | 'dim', tex
 
 /** Rows shown from the first difference on. */
 const MAXIMUM_ROWS = 12;
+
+const ENDING_TEXT: Readonly<Record<Ending, string>> = {
+  complete: '',
+  'cut short': ' (the trace is cut short)',
+  'not read': ' (stopped before the end of the trace)',
+};
 
 const VERDICT_TEXT: Readonly<Record<Verdict, string>> = {
   match: 'match',
@@ -31,7 +37,7 @@ export function summaryLine({ verdict, receipt }: ReplayResult, paint: PaintText
     receipt.undetermined > 0 ? `${countText(receipt.undetermined)} undetermined` : '',
     receipt.diverged > 0 ? `${countText(receipt.diverged)} diverged` : '',
     sum(receipt.notModelled) > 0 ? `${countText(sum(receipt.notModelled))} not modelled` : '',
-    receipt.complete ? '' : 'CUT SHORT',
+    receipt.ending === 'cut short' ? 'CUT SHORT' : '',
   ].filter((part) => part !== '');
   const word = paint(verdict === 'match' ? 'green' : 'red', VERDICT_TEXT[verdict].padEnd(8));
   const counts = `${countText(receipt.steps)} steps, ${countText(receipt.observationsPredicted)} observations predicted`;
@@ -44,7 +50,7 @@ function sum(counts: Readonly<Record<string, number>>): number {
 
 function listOf(counts: Readonly<Record<string, number>>): string {
   return Object.entries(counts)
-    .map(([name, count]) => `${countText(count)} ${name}`)
+    .map(([name, count]) => `${countText(count)} ${escapeControls(name)}`)
     .join(', ');
 }
 
@@ -88,7 +94,7 @@ export function receiptLines(receipt: Receipt): string[] {
     ['trace', `${receipt.file}: ${receipt.title}`],
     ['recorder', receipt.recorder],
     ['machine', `${receipt.machine}; ${receipt.policy}`],
-    ['digest', `${receipt.digest ?? 'none'}${receipt.complete ? '' : ' (the trace is cut short)'}`],
+    ['digest', `${receipt.digest ?? 'none'}${ENDING_TEXT[receipt.ending]}`],
     ['steps', `${countText(receipt.steps)}: ${listOf(receipt.stepsByKind)}`],
   ];
   const lines = tableLines(facts.map(([name, value]) => [name, escapeControls(value)]));

@@ -188,6 +188,8 @@ function bareRowText(op: number, aLo: number, aHi: number, vLo: number, vHi: num
     }
     case Obs.COMPLETED:
       return 'completed, physical address not seen';
+    case Obs.FAULTED:
+      return 'faulted, how was not seen';
     case Obs.EXCEPTION: {
       const vector = (op >>> OBS_VECTOR_SHIFT) & OBS_VECTOR_MASK;
       if (vector !== PAGE_FAULT) return `${exceptionName(vector)} error ${value}`;

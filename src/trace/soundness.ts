@@ -1,6 +1,6 @@
 /**
  * What must hold of a chunk's columns before anybody may use them without looking: the reader asks before it hands
- * them out, the writer before it writes. Whatever only makes a trace strange, not dangerous, is `check.ts`'s business.
+ * them out, the writer before it writes. Whatever only makes a trace strange, not dangerous, is `check/`'s business.
  */
 
 import { type Place, Problem } from '../bits/problem.ts';

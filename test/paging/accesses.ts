@@ -14,7 +14,7 @@ export function randomAddress(random: Random, world: World): bigint {
   const sign = paging === '5-level' ? 56 : 47;
   if (paging === '5-level') address |= index() << 48n;
   if ((address >> BigInt(sign)) & 1n) address |= (1n << 64n) - (1n << BigInt(sign));
-  if (random.chance(0.01)) address ^= 1n << BigInt(sign + random.below(64 - sign));
+  if (random.chance(0.025)) address ^= 1n << BigInt(sign + random.below(64 - sign));
   return address;
 }
 

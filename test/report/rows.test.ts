@@ -92,6 +92,7 @@ describe('walks and results', () => {
     expect(text(page4k, 0x20_9040n, 0x20_9040n)).toBe('translated to 0x209040, page of 4K');
     expect(text(page4k, 0x120_9040n, 0x20_9040n)).toBe('translated to 0x1209040 (gpa 0x209040), page of 4K');
     expect(text(Obs.COMPLETED, 0n, 0n)).toBe('completed, physical address not seen');
+    expect(text(Obs.FAULTED, 0n, 0n)).toBe('faulted, how was not seen');
   });
 
   test('a page fault has CR2 and words, another exception has neither', () => {

@@ -1,11 +1,11 @@
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { checkTrace, type Finding } from '../../src/trace/check.ts';
-import { textToTrace } from '../../src/trace/text-form.ts';
+import { checkTrace, type Finding } from '../../src/trace/check/trace.ts';
 import {
   accesses,
   chunksArbitrary,
+  convert,
   fileOf,
   freshPath,
   PLAIN_HEADER,
@@ -20,8 +20,12 @@ const ALL =
 
 /** What is found in a trace of these steps. */
 function found(...steps: object[]): string[] {
+  return foundBehind(ALL, ...steps);
+}
+
+function foundBehind(header: string, ...steps: object[]): string[] {
   const path = freshPath();
-  textToTrace(fileOf([ALL, ...steps.map((step) => JSON.stringify(step))].join('\n')), path);
+  convert(fileOf([header, ...steps.map((step) => JSON.stringify(step))].join('\n')), path);
   return checkTrace(path).map(({ id, severity, place, sentence }) => `${severity} ${id} @${place.step}: ${sentence}`);
 }
 
@@ -44,6 +48,18 @@ test('nothing is found in a trace that is sound', () => {
   ];
   expect(found(...sound)).toEqual([]);
   expect(checkTrace(writeTrace([accesses(70_000).take(registersOf(1))], { header: PLAIN_HEADER }).path)).toEqual([]);
+});
+
+test('only an access can fault, and only a recorder that sees it can say so', () => {
+  const fault = { expect: [{ faulted: true }] };
+  const usual = (...steps: object[]): string[] => foundBehind('{"header":{}}', ...steps);
+  expect(usual({ access: 'read', ...fault }, { 'gpa-access': 'write', ...fault })).toEqual([]);
+  expect(usual({ 'register-write': 'cr3', ...fault })).toEqual([
+    "error observation.kind @0: 'faulted' cannot be observed of a step of this kind",
+  ]);
+  expect(found({ access: 'read', ...fault })).toEqual([
+    "warning observation.not-observable @0: 'faulted' is expected, but by the header the recorder could not see it, so it is not compared",
+  ]);
 });
 
 test('each broken invariant is found, with its step', () => {
@@ -108,7 +124,7 @@ test('each broken invariant is found, with its step', () => {
 test('of many alike, ten are listed and the others counted', () => {
   const steps = Array.from({ length: 500 }, () => ({ 'clear-page': '0x8' }));
   const path = freshPath();
-  textToTrace(fileOf([ALL, ...steps.map((step) => JSON.stringify(step))].join('\n')), path);
+  convert(fileOf([ALL, ...steps.map((step) => JSON.stringify(step))].join('\n')), path);
   const findings = checkTrace(path);
   expect(findings).toHaveLength(10);
   expect(findings.map(({ further }) => further)).toEqual([0, 0, 0, 0, 0, 0, 0, 0, 0, 490]);

@@ -19,7 +19,7 @@ export function compileTrace(): void {
       outDir: out,
       typeRoots: [join(root, 'node_modules/@types')],
     },
-    files: [join(root, 'src/trace/text-form.ts')],
+    files: ['reader.ts', 'writer.ts'].map((name) => join(root, 'src/trace', name)),
     include: [],
   };
   writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify(config));

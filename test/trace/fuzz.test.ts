@@ -3,12 +3,11 @@ import { crc32 } from 'node:zlib';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { Problem } from '../../src/bits/problem.ts';
-import { checkTrace } from '../../src/trace/check.ts';
+import { checkTrace } from '../../src/trace/check/trace.ts';
 import { parseFrameHead } from '../../src/trace/framing.ts';
 import { TraceReader } from '../../src/trace/reader.ts';
 import { recoverTrace } from '../../src/trace/recover.ts';
-import { textToTrace, traceToText } from '../../src/trace/text-form.ts';
-import { fileOf, freshPath, outcome, sampleBytes } from './samples.ts';
+import { convert, fileOf, freshPath, outcome, sampleBytes } from './samples.ts';
 
 /** Ends well, or with something that a user can understand. */
 function survives(run: () => unknown): boolean {
@@ -40,31 +39,32 @@ const changes = fc.array(fc.tuple(fc.nat(), fc.oneof(fc.constantFrom(0, 0x7f, 0x
   maxLength: 4,
 });
 
-test.each(['none', 'deflate'] as const)(
-  'changed bytes under right checksums end in a problem or in steps: %s',
-  (codec) => {
-    const good = sampleBytes({ codec });
-    const path = freshPath();
-    let whole = 0;
-    fc.assert(
-      fc.property(changes, (places) => {
-        const bytes = Buffer.from(good);
-        for (const [at, value] of places) bytes[at % bytes.length] = value;
-        const file = fileOf(withChecksums(bytes));
-        if (outcome(file).ended === 'complete') whole++;
-        survives(() => checkTrace(file));
-        survives(() => recoverTrace(file, path));
-        survives(() => traceToText(file, path));
-        const reader = TraceReader.open(file);
-        for (const ordinal of [0, 5, 6]) survives(() => reader.stepsAt(ordinal));
-        reader.close();
-      }),
-      { seed: 0xbad, numRuns: 300 },
-    );
-    // The checksums were right, so the digest alone may have noticed: hardly any file is taken for whole.
-    expect(whole).toBeLessThan(60);
-  },
-);
+test.each([
+  'none',
+  'deflate',
+] as const)('changed bytes under right checksums end in a problem or in steps: %s', (codec) => {
+  const good = sampleBytes({ codec });
+  const path = freshPath();
+  const text = freshPath('.jsonl');
+  let whole = 0;
+  fc.assert(
+    fc.property(changes, (places) => {
+      const bytes = Buffer.from(good);
+      for (const [at, value] of places) bytes[at % bytes.length] = value;
+      const file = fileOf(withChecksums(bytes));
+      if (outcome(file).ended === 'complete') whole++;
+      survives(() => checkTrace(file));
+      survives(() => recoverTrace(file, path));
+      survives(() => convert(file, text, 'trace'));
+      const reader = TraceReader.open(file);
+      for (const ordinal of [0, 5, 6]) survives(() => reader.stepsAt(ordinal));
+      reader.close();
+    }),
+    { seed: 0xbad, numRuns: 300 },
+  );
+  // The checksums were right, so the digest alone may have noticed: hardly any file is taken for whole.
+  expect(whole).toBeLessThan(60);
+});
 
 test('any bytes at all end in a problem', () => {
   fc.assert(
@@ -79,7 +79,7 @@ test('any bytes at all end in a problem', () => {
 test('any JSON at all ends in a problem or in steps', () => {
   const path = freshPath();
   const text = freshPath('.jsonl');
-  traceToText(fileOf(sampleBytes()), text);
+  convert(fileOf(sampleBytes()), text);
   const lines = readFileSync(text, 'utf8').trim().split('\n');
   const line = fc.oneof(
     fc.json(),
@@ -105,7 +105,7 @@ test('any JSON at all ends in a problem or in steps', () => {
   );
   fc.assert(
     fc.property(fc.array(line, { maxLength: 6 }), (more) => {
-      survives(() => textToTrace(fileOf([lines[0], ...more].join('\n')), path));
+      survives(() => convert(fileOf([lines[0], ...more].join('\n')), path, 'text'));
     }),
     { seed: 0xbad, numRuns: 300 },
   );

@@ -142,15 +142,15 @@ test('kinds that do not exist are refused, with the step', () => {
   const step = (op: number): string => steps(number(3, 1), column(5, op), ...ONE_STEP.slice(2));
   const row = (op: number): string =>
     steps(...ONE_STEP.slice(0, 4), column(8, 1), number(4, 1), column(9, op), column(10, 0, 0), column(11, 0, 0));
-  expect([step(11), step(31), row(16), row(31)]).toMatchInlineSnapshot(`
+  expect([step(11), step(31), row(17), row(31)]).toMatchInlineSnapshot(`
     [
       "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: a step is of kind 11, which this version does not know -> use a newer rewalk",
       "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: a step is of kind 31, which this version does not know -> use a newer rewalk",
-      "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: an observation is of kind 16, which this version does not know -> use a newer rewalk",
+      "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: an observation is of kind 17, which this version does not know -> use a newer rewalk",
       "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: an observation is of kind 31, which this version does not know -> use a newer rewalk",
     ]
   `);
-  expect([step(1), row(15)]).toEqual(['1 steps', '1 steps']);
+  expect([step(1), row(16)]).toEqual(['1 steps', '1 steps']);
 });
 
 test('one bad step is found at whatever place of a chunk it stands', () => {

@@ -23,6 +23,7 @@ import { StepBuilder, type StepColumns } from '../../src/trace/columns.ts';
 import { FORMAT_VERSION, type TraceHeader } from '../../src/trace/header.ts';
 import { type TraceItem, TraceReader } from '../../src/trace/reader.ts';
 import type { Stimulus } from '../../src/trace/stimulus.ts';
+import { copyTrace, formOf, openTrace, TraceOutput, type Written } from '../../src/trace/text/either-form.ts';
 import { TraceWriter, type WriterOptions, type WriteSummary } from '../../src/trace/writer.ts';
 
 export const folder = mkdtempSync(join(tmpdir(), 'rewalk-trace-'));
@@ -133,6 +134,19 @@ export function writeTrace(
   const writer = TraceWriter.create(path, options.header ?? HEADER, { codec });
   for (const columns of chunks) writer.add(columns);
   return { ...writer.finish(), path };
+}
+
+/** Writes the trace `from` in the form that the name of `to` asks for. */
+export function convert(from: string, to: string, form = formOf(from)): Written {
+  const trace = openTrace(from, form);
+  const output = new TraceOutput(to);
+  try {
+    for (const _ of copyTrace(trace, output));
+    return output.finish();
+  } finally {
+    output.abort();
+    trace.close();
+  }
 }
 
 /** The bytes of a small trace with everything in it. */

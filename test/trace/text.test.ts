@@ -1,13 +1,13 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { Problem, placeText } from '../../src/bits/problem.ts';
-import { textToTrace, traceToText } from '../../src/trace/text-form.ts';
-import { OBSERVATION_KINDS, STEP_KINDS } from '../../src/trace/text-kinds.ts';
-import { STIMULUS_FIELDS } from '../../src/trace/text-stimulus.ts';
+import { OBSERVATION_KINDS, STEP_KINDS } from '../../src/trace/text/kinds.ts';
+import { STIMULUS_FIELDS } from '../../src/trace/text/stimulus.ts';
 import {
   chunksArbitrary,
+  convert,
   fileOf,
   freshPath,
   HEADER,
@@ -22,13 +22,13 @@ import {
 
 function toText(path: string): string {
   const text = freshPath('.jsonl');
-  traceToText(path, text);
+  convert(path, text);
   return readFileSync(text, 'utf8');
 }
 
 function toTrace(text: string): string {
   const path = freshPath();
-  textToTrace(fileOf(text, '.jsonl'), path);
+  convert(fileOf(text, '.jsonl'), path);
   return path;
 }
 
@@ -83,12 +83,13 @@ describe('text to trace to text', () => {
 
   test('brings what was written by hand into its usual form', () => {
     const byHand = [
-      '{"header": {"processor": {"maxphyaddr": 52}, "observable": ["npf", "completed", "translated", "exception", "ept-violation", "ept-misconfig"]}}',
+      '{"header": {"processor": {"maxphyaddr": 52}, "observable": ["npf", "completed", "faulted", "translated", "exception", "ept-violation", "ept-misconfig"]}}',
       '',
       '{"user": false, "address": "0x0000000000401000", "access": "read", "cpl": 0, "line": 0}',
       '{"state": {"cr0": "0x80000011", "cr3": "0x0"}}',
       '{"store": "0x1000", "value": "0x2007", "size": 8}',
       '{"access": 1, "address": "0x401000", "expect": [{"completed": true}, {"exception": 14, "error": "0x2", "cr2": "0x401000"}]}',
+      '{"access": 0, "address": "0x402000", "expect": [{"faulted": true}]}',
       '{"invalidate": 0, "address": "0x401000"}',
       '{"access": "fetch", "address": "0x401000", "user": true, "physical": "0x0", "time": 5}',
     ].join('\r\n');
@@ -100,6 +101,7 @@ describe('text to trace to text', () => {
       {"state":{"cr0":"0x80000011"}}
       {"store":"0x1000","value":"0x2007"}
       {"access":"write","address":"0x401000","expect":[{"completed":true},{"exception":"#PF","error":"0x2","cr2":"0x401000"}]}
+      {"access":"read","address":"0x402000","expect":[{"faulted":true}]}
       {"invlpg":"0x401000"}
       {"access":"fetch","address":"0x401000","user":true,"physical":"0x0"}
       "
@@ -107,28 +109,31 @@ describe('text to trace to text', () => {
   });
 });
 
-test('the text of a trace that was cut short has its whole chunks, and says so', () => {
-  const path = fileOf(sampleBytes().subarray(0, -8));
+test('what was written is counted', () => {
   const text = freshPath('.jsonl');
-  const { steps, segments, problems } = traceToText(path, text);
-  expect([steps, segments, problems.map(({ code }) => code)]).toEqual([7, 1, ['E_CUT_SHORT']]);
-  expect(readFileSync(text, 'utf8')).toBe(toText(fileOf(sampleBytes())));
+  const twice = fileOf(Buffer.concat([sampleBytes(), sampleBytes()]));
+  const counts = { steps: 14, segments: 2 };
+  expect(convert(twice, text)).toEqual({ output: text, form: 'text', ...counts, bytes: statSync(text).size });
+  expect(convert(text, freshPath())).toMatchObject({ form: 'trace', ...counts, bytes: statSync(twice).size });
 });
 
-test('a damaged trace leaves no text behind, and bad text no trace', () => {
+test('a trace that was cut short or damaged leaves no text behind, and bad text no trace', () => {
+  const short = freshPath('.jsonl');
+  expect(() => convert(fileOf(sampleBytes().subarray(0, -8)), short)).toThrow('the file ends inside a chunk');
+  expect(() => readFileSync(short)).toThrow('ENOENT');
   const bytes = sampleBytes();
   bytes[400]! ^= 1;
   const text = freshPath('.jsonl');
-  expect(() => traceToText(fileOf(bytes), text)).toThrow('damaged');
+  expect(() => convert(fileOf(bytes), text)).toThrow('damaged');
   expect(() => readFileSync(text)).toThrow('ENOENT');
   const path = freshPath();
-  expect(() => textToTrace(fileOf('{"header":{}}\n{}\n'), path)).toThrow(Problem);
+  expect(() => convert(fileOf('{"header":{}}\n{}\n'), path)).toThrow(Problem);
   expect(() => readFileSync(path)).toThrow('ENOENT');
 });
 
 test('the shortest text is a trace without steps', () => {
   expect(readAll(toTrace('{"header":{}}'))).toMatchObject([
-    { header: { processor: { vendor: 'unknown', maxphyaddr: 52 }, observable: 0x7e0 } },
+    { header: { processor: { vendor: 'unknown', maxphyaddr: 52 }, observable: 0x1_07e0 } },
     { complete: true, steps: 0 },
   ]);
 });
@@ -143,7 +148,7 @@ describe('what a person is told who wrote', () => {
   test('no text form at all', () => {
     const tell = (text: string | Buffer): string => {
       try {
-        textToTrace(fileOf(text), freshPath());
+        convert(fileOf(text), freshPath(), 'text');
         return 'fine';
       } catch (error) {
         if (!(error instanceof Problem)) throw error;
@@ -216,6 +221,7 @@ describe('what a person is told who wrote', () => {
       told({ access: 'read', expect: {} }),
       told({ access: 'read', expect: ['element'] }),
       told({ access: 'read', expect: [{ completed: false }] }),
+      told({ access: 'read', expect: [{ faulted: '#PF' }] }),
       told({ access: 'read', physical: '0x0', operand: '0x1' }),
       told({ access: 'read', bits: '0x400' }),
       told({ note: 5 }),
@@ -241,6 +247,7 @@ describe('what a person is told who wrote', () => {
         "E_TEXT_FORM FILE, line 2: 'expect' is {}, but a list is due",
         "E_TEXT_FORM FILE, line 2: 'expect[0]' is "element", but an object is due",
         "E_TEXT_FORM FILE, line 2: 'completed' is false, but true is due",
+        "E_TEXT_FORM FILE, line 2: 'faulted' is "#PF", but true is due",
         "E_TEXT_FORM FILE, line 2: 'physical' and 'operand' exclude each other",
         "E_TEXT_FORM FILE, line 2: 'bits' sets bits that have fields of their own",
         "E_TEXT_FORM FILE, line 2: 'note' is 5, but a string is due",
@@ -283,7 +290,7 @@ test('the header of the sample is the one that was written', () => {
 });
 
 describe('the description of the text form', () => {
-  const description = readFileSync(join(import.meta.dirname, '../../src/trace/TEXT-FORM.md'), 'utf8');
+  const description = readFileSync(join(import.meta.dirname, '../../src/trace/text/TEXT-FORM.md'), 'utf8');
 
   test('has an example that is a trace in its usual form', () => {
     const example = /```jsonl\n(.*?)```/s.exec(description)![1]!;

@@ -1,11 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { checkTrace } from '../../src/trace/check.ts';
+import { checkTrace } from '../../src/trace/check/trace.ts';
 import { FORMAT_VERSION } from '../../src/trace/header.ts';
 import { TraceReader } from '../../src/trace/reader.ts';
-import { traceToText } from '../../src/trace/text-form.ts';
-import { freshPath, HEADER, plain, readAll, sampleChunks } from './samples.ts';
+import { convert, freshPath, HEADER, plain, readAll, sampleChunks } from './samples.ts';
 
 const FIXTURES = join(import.meta.dirname, 'fixtures');
 
@@ -28,7 +27,7 @@ test('a file of version 1 stays readable by ordinal', () => {
 
 test('a file of version 1 says the same as text for ever', () => {
   const text = freshPath('.jsonl');
-  traceToText(VERSION_1, text);
+  convert(VERSION_1, text);
   expect(readFileSync(text, 'utf8')).toBe(readFileSync(join(FIXTURES, 'version-1.jsonl'), 'utf8'));
 });
 

@@ -7,7 +7,8 @@ import type { Word64 } from '../../bits/word64.ts';
 import { eptRights } from './ept.ts';
 import { bitOf, type DecodedWord, decodeWord, type FieldSpec, flag, ignored, reserved } from './word.ts';
 
-const EXCEPTION_NAMES: Readonly<Record<number, string>> = {
+/** By vector, as reports and the text form spell them. */
+export const EXCEPTION_NAMES: Readonly<Record<number, string>> = {
   0: '#DE',
   1: '#DB',
   2: 'NMI',

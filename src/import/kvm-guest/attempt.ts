@@ -25,12 +25,16 @@ export interface AccessResult {
   readonly cr2: bigint;
 }
 
-export interface Attempt {
+/** An access as a mark announces it. */
+export interface Announcement {
   readonly line: number;
   readonly access: string;
   readonly va: bigint;
   readonly user: boolean;
   readonly ac: boolean;
+}
+
+export interface Attempt extends Announcement {
   readonly components: readonly Component[];
   /** What the guest sees in the end, known ahead, since the whole log is; `undefined` if the log ends before. */
   readonly result: AccessResult | undefined;

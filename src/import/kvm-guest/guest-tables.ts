@@ -3,7 +3,7 @@
  * check of rights. Only used to know *where* an entry is that a mark names by address and level.
  */
 
-import type { GuestMemory } from './guest-memory.ts';
+import type { KnownMemory } from '../known-memory.ts';
 
 /** How a tree of tables is laid out. */
 export interface TableShape {
@@ -18,8 +18,10 @@ export const TWO_LEVEL: TableShape = { levels: 2, present: 1n };
 export const NPT: TableShape = LONG_MODE;
 export const EPT: TableShape = { levels: 4, present: 7n };
 
-const FRAME_MASK = 0xf_ffff_ffff_f000n;
-const LARGE = 1n << 7n;
+/** Bits 51:12 of an entry: the address that it refers to. */
+export const FRAME_MASK = 0xf_ffff_ffff_f000n;
+/** The entry maps a large page, in all formats. */
+export const LARGE = 1n << 7n;
 
 export function entrySize(shape: TableShape): 4 | 8 {
   return shape.levels === 2 ? 4 : 8;
@@ -41,7 +43,7 @@ const identity: TableAddress = (address) => address;
  * `visit`, if given, is called for every entry above with its level and place.
  */
 export function entryAddress(
-  memory: GuestMemory,
+  memory: KnownMemory,
   shape: TableShape,
   root: bigint,
   address: bigint,
@@ -64,7 +66,7 @@ export function entryAddress(
 
 /** Translates `address` through 4 KiB, 2 MiB and 1 GiB pages, or `undefined`. */
 export function translateThrough(
-  memory: GuestMemory,
+  memory: KnownMemory,
   shape: TableShape,
   root: bigint,
   address: bigint,
@@ -99,7 +101,7 @@ export function shapeOfMode(mode: number): TableShape {
  * is known of the tree below `root`; `undefined` if the table is not in it. `table`: the address as entries name it.
  */
 export function addressBelow(
-  memory: GuestMemory,
+  memory: KnownMemory,
   shape: TableShape,
   root: bigint,
   table: bigint,

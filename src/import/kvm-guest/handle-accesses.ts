@@ -1,5 +1,6 @@
 /** Marks of accesses and of what came of them. */
 
+import { Obs } from '../../formats/observation.ts';
 import {
   ACCESS_SOFTWARE,
   ACCESS_TYPE_SHIFT,
@@ -134,10 +135,10 @@ export function accessHandlers(scene: Scene) {
     translated(mark, index) {
       if (!scene.announcesStores) tables.learn(scene.nextDump(index), mark.gva, undefined);
       const valid = mark.valid !== 0;
-      // How a failed translation failed is not told.
-      if (!valid) scene.count('KVM_TRANSLATE found no translation');
       const flags = ACCESS_SOFTWARE | (AccessType.READ << ACCESS_TYPE_SHIFT);
       writer.access(StepKind.ACCESS, flags, mark.gva, Provenance.MARK, valid ? mark.gpa : undefined);
+      // How a failed translation failed is not told.
+      if (!valid) writer.observe(Obs.FAULTED, 0n, 0n);
     },
   } satisfies Partial<Handlers>;
 }

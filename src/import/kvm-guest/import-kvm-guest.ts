@@ -7,7 +7,7 @@
 
 import { basename } from 'node:path';
 import { Problem } from '../../bits/problem.ts';
-import { Obs, obsBit } from '../../formats/observation.ts';
+import { OBS_FAULTS, Obs, obsMask } from '../../formats/observation.ts';
 import type { StepColumns } from '../../trace/columns.ts';
 import { FORMAT_VERSION, type TraceHeader } from '../../trace/header.ts';
 import { WRITER } from '../../trace/version.ts';
@@ -24,14 +24,7 @@ export interface KvmGuestOptions {
 }
 
 /** What the marks let us see of an access. */
-const OBSERVABLE =
-  obsBit(Obs.TRANSLATED) |
-  obsBit(Obs.COMPLETED) |
-  obsBit(Obs.EXCEPTION) |
-  obsBit(Obs.EPT_VIOLATION) |
-  obsBit(Obs.EPT_MISCONFIG) |
-  obsBit(Obs.NPF) |
-  obsBit(Obs.ENTRY_AFTER);
+const OBSERVABLE = obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED, Obs.ENTRY_AFTER) | OBS_FAULTS;
 
 /** Reads the recording in `folder` and hands header and steps to `sink`. Unknown input is a `Problem` with its line. */
 export async function importKvmGuest(folder: string, sink: StepSink, options: KvmGuestOptions = {}): Promise<void> {
@@ -68,7 +61,7 @@ function headerOf(recording: GuestRecording, scenario: string): TraceHeader {
     title: `${scenario}: what the guest saw`,
     processor,
     adPolicy: 'after-permissions',
-    observable: OBSERVABLE >>> 0,
+    observable: OBSERVABLE,
     independent: false,
     sources: recording.sources,
     knownFaults: knownFaults({ processor, tdp: hypervisor.tdp, together, secondStage, levels }),

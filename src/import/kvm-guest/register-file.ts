@@ -18,7 +18,7 @@ import {
   Reg,
   type RegId,
 } from '../../formats/registers.ts';
-import type { GuestMemory } from './guest-memory.ts';
+import type { KnownMemory } from '../known-memory.ts';
 
 const PG = BigInt(CR0_PG);
 const LME = BigInt(EFER_LME);
@@ -30,9 +30,9 @@ const NO_FLUSH = 1n << 63n;
 
 export class RegisterFile {
   private readonly values: bigint[] = new Array<bigint>(REGISTER_COUNT).fill(0n);
-  private readonly memory: GuestMemory;
+  private readonly memory: KnownMemory;
 
-  constructor(memory: GuestMemory) {
+  constructor(memory: KnownMemory) {
     this.memory = memory;
   }
 

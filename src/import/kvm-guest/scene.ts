@@ -5,9 +5,9 @@
 
 import { Problem } from '../../bits/problem.ts';
 import { Provenance } from '../../formats/step.ts';
+import { KnownMemory } from '../known-memory.ts';
 import type { StepSink } from '../sink.ts';
 import type { Dump } from './dump.ts';
-import { GuestMemory } from './guest-memory.ts';
 import { ImpliedAccesses } from './implied-accesses.ts';
 import type { Mark, MarkKind, MarkOf } from './marks.ts';
 import { type ExitCause, type Nesting, SvmNesting, type VmxNesting } from './nesting.ts';
@@ -46,7 +46,7 @@ export class Scene {
     this.marks = recording.marks;
     this.announcesRegisters = this.marks.some((mark) => mark.kind === 'registerWrite');
     this.announcesStores = this.marks.some((mark) => mark.kind === 'store');
-    const memory = new GuestMemory();
+    const memory = new KnownMemory();
     this.writer = new StepWriter(sink, memory, new RegisterFile(memory));
     const count = (what: string) => this.count(what);
     this.tested = new TestedAccesses(this.writer, splitsRmw);

@@ -29,8 +29,8 @@ import {
 } from '../../formats/step.ts';
 import { StepBuilder } from '../../trace/columns.ts';
 import type { Stimulus } from '../../trace/stimulus.ts';
+import type { KnownMemory } from '../known-memory.ts';
 import type { StepSink } from '../sink.ts';
-import type { GuestMemory } from './guest-memory.ts';
 import type { RegisterFile } from './register-file.ts';
 
 /** Steps per run handed to the sink. */
@@ -39,7 +39,7 @@ const RUN_LENGTH = 16_384;
 export class StepWriter {
   /** Line of the log that the next steps come from. */
   line = 0;
-  readonly memory: GuestMemory;
+  readonly memory: KnownMemory;
   readonly registers: RegisterFile;
   private readonly sink: StepSink;
   private readonly builder = new StepBuilder();
@@ -47,7 +47,7 @@ export class StepWriter {
   /** The last step is a store, on which observations are not looked at. */
   private afterStore = false;
 
-  constructor(sink: StepSink, memory: GuestMemory, registers: RegisterFile) {
+  constructor(sink: StepSink, memory: KnownMemory, registers: RegisterFile) {
     this.sink = sink;
     this.memory = memory;
     this.registers = registers;

@@ -12,6 +12,7 @@ import {
   EPT,
   entryAddress,
   entrySize,
+  FRAME_MASK,
   LONG_MODE,
   NPT,
   shapeOfMode,
@@ -22,8 +23,7 @@ import {
 import type { StepWriter } from './step-writer.ts';
 import { ACCESSED, agrees, dumpedEntry, imageTables, learnPath } from './unannounced.ts';
 
-const FRAME_MASK = 0xf_ffff_ffff_f000n;
-/** The same below 2^40, which spares the reserved bits that tests set. */
+/** FRAME_MASK below 2^40, which spares the reserved bits that tests set. */
 const LOW_FRAME_MASK = 0xff_ffff_f000n;
 /** Accessed and dirty bits of the two formats. */
 const X86_AD = 0x60n;

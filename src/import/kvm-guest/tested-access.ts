@@ -10,6 +10,7 @@ import type { AccessContext, Component } from './access-kinds.ts';
 import { componentsOf } from './access-kinds.ts';
 import {
   type AccessResult,
+  type Announcement,
   type Attempt,
   asReported,
   componentOfExit,
@@ -21,15 +22,6 @@ import {
   writeUnknownExit,
 } from './attempt.ts';
 import type { StepWriter } from './step-writer.ts';
-
-/** An access as a mark announces it. */
-export interface Announcement {
-  readonly line: number;
-  readonly access: string;
-  readonly va: bigint;
-  readonly user: boolean;
-  readonly ac: boolean;
-}
 
 export class TestedAccesses {
   private readonly writer: StepWriter;

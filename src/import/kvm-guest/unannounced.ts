@@ -5,15 +5,13 @@
  */
 
 import { Provenance } from '../../formats/step.ts';
+import { frameNumber } from '../known-memory.ts';
 import type { Dump } from './dump.ts';
-import { frameNumber } from './guest-memory.ts';
-import { entryAddress, entrySize, type TableAddress, type TableShape } from './guest-tables.ts';
+import { entryAddress, entrySize, FRAME_MASK, LARGE, type TableAddress, type TableShape } from './guest-tables.ts';
 import type { StepWriter } from './step-writer.ts';
 
 /** The accessed bit of the x86 formats. */
 export const ACCESSED = 1n << 5n;
-const FRAME_MASK = 0xf_ffff_ffff_f000n;
-const LARGE = 1n << 7n;
 
 /** An entry of a dump; pages that a dump leaves out are zero. */
 export function dumpedEntry(dump: Dump, address: bigint): bigint {

@@ -2,7 +2,7 @@
 
 import { Problem } from '../../bits/problem.ts';
 import { parseHex64, word64 } from '../../bits/word64.ts';
-import { Obs, type ObsKind, obsBit } from '../../formats/observation.ts';
+import { Obs, obsMask } from '../../formats/observation.ts';
 import { FORMAT_VERSION, type Source, type TraceHeader } from '../../trace/header.ts';
 import { WRITER } from '../../trace/version.ts';
 
@@ -24,7 +24,7 @@ const ALWAYS = [
   'bochs-ad-write-back-unchecked-outside-long-mode',
 ];
 
-const OBSERVABLE: readonly ObsKind[] = [
+const OBSERVABLE = obsMask(
   Obs.ELEMENT,
   Obs.PDPTE,
   Obs.NESTED_WALK,
@@ -37,7 +37,7 @@ const OBSERVABLE: readonly ObsKind[] = [
   Obs.EXIT_LINEAR,
   Obs.PDPTE_LOADED,
   Obs.REGISTER,
-];
+);
 
 /** Processor models of the logs that are AMD's; all others are Intel's. */
 const AMD_MODELS = ['ryzen'];
@@ -89,7 +89,7 @@ export function parseWalklogHeader(line: string, source: Source): TraceHeader {
       secondaryControlsAllowed: hex('vmx_c2_allowed').lo,
     },
     adPolicy: 'after-permissions',
-    observable: OBSERVABLE.reduce<number>((mask, kind) => (mask | obsBit(kind)) >>> 0, 0),
+    observable: OBSERVABLE,
     independent: field('dedup') === '1',
     sources: [source],
     knownFaults: [...FAULTS.filter(([bit]) => (fix & bit) === 0).map(([, name]) => name), ...ALWAYS],

@@ -7,12 +7,12 @@
  */
 
 import { createHash } from 'node:crypto';
-import { createReadStream, readFileSync, statSync } from 'node:fs';
+import { closeSync, createReadStream, openSync, readFileSync, readSync } from 'node:fs';
 import { basename } from 'node:path';
 import { createInterface } from 'node:readline';
 import { createGunzip } from 'node:zlib';
 import { Problem } from '../../bits/problem.ts';
-import { parseHex64, type Word64, ZERO } from '../../bits/word64.ts';
+import { parseHex64, toBigInt, type Word64, ZERO } from '../../bits/word64.ts';
 import { OBS_KIND_MASK, OBS_REGISTER_SHIFT, Obs } from '../../formats/observation.ts';
 import { REGISTER_COUNT, Reg } from '../../formats/registers.ts';
 import {
@@ -39,7 +39,8 @@ import {
   StepKind,
 } from '../../formats/step.ts';
 import { StepBuilder } from '../../trace/columns.ts';
-import type { TraceHeader } from '../../trace/header.ts';
+import type { Source, TraceHeader } from '../../trace/header.ts';
+import { ioProblem } from '../../trace/input.ts';
 import { KnownMemory } from '../known-memory.ts';
 import type { StepSink } from '../sink.ts';
 import { parseWalklogHeader } from './header.ts';
@@ -48,37 +49,37 @@ import { ACCESS_LETTERS, parseResult, parseToken, type Row, TokenError } from '.
 const STEPS_PER_CHUNK = 16_384;
 
 /** Fields of `S` records. */
-const STATE_FIELDS: Readonly<Record<string, number>> = {
-  cr0: Reg.CR0,
-  cr3: Reg.CR3,
-  cr4: Reg.CR4,
-  efer: Reg.EFER,
-  pkru: Reg.PKRU,
-  pkrs: Reg.PKRS,
-  pat: Reg.PAT,
-  pdp0: Reg.PDPTE0,
-  pdp1: Reg.PDPTE1,
-  pdp2: Reg.PDPTE2,
-  pdp3: Reg.PDPTE3,
-  mode: Reg.GUEST_MODE,
-  eptp: Reg.EPTP,
-  vpid: Reg.VPID,
-  c2: Reg.SECONDARY_CONTROLS,
-  np: Reg.NESTED_CONTROL,
-  ncr3: Reg.NCR3,
-  asid: Reg.ASID,
-  hcr0: Reg.HOST_CR0,
-  hcr4: Reg.HOST_CR4,
-  hefer: Reg.HOST_EFER,
-  smm: Reg.SMM,
-};
+const STATE_FIELDS: ReadonlyMap<string, number> = new Map<string, number>([
+  ['cr0', Reg.CR0],
+  ['cr3', Reg.CR3],
+  ['cr4', Reg.CR4],
+  ['efer', Reg.EFER],
+  ['pkru', Reg.PKRU],
+  ['pkrs', Reg.PKRS],
+  ['pat', Reg.PAT],
+  ['pdp0', Reg.PDPTE0],
+  ['pdp1', Reg.PDPTE1],
+  ['pdp2', Reg.PDPTE2],
+  ['pdp3', Reg.PDPTE3],
+  ['mode', Reg.GUEST_MODE],
+  ['eptp', Reg.EPTP],
+  ['vpid', Reg.VPID],
+  ['c2', Reg.SECONDARY_CONTROLS],
+  ['np', Reg.NESTED_CONTROL],
+  ['ncr3', Reg.NCR3],
+  ['asid', Reg.ASID],
+  ['hcr0', Reg.HOST_CR0],
+  ['hcr4', Reg.HOST_CR4],
+  ['hefer', Reg.HOST_EFER],
+  ['smm', Reg.SMM],
+]);
 
 /** Records that are read and left out on purpose, and why. */
-const OMITTED: Readonly<Record<string, string>> = {
-  F: 'F records: what the emulator flushed, more than the architecture asks for',
-  E: 'E records: exceptions other than #PF',
-  Z: 'Z records: totals',
-};
+const OMITTED: ReadonlyMap<string, string> = new Map([
+  ['F', 'F records: what the emulator flushed, more than the architecture asks for'],
+  ['E', 'E records: exceptions other than #PF'],
+  ['Z', 'Z records: totals'],
+]);
 
 /** What a write of the register may change by itself; an `S` before its record that names these is an outcome. */
 const PDPTES = [Reg.PDPTE0, Reg.PDPTE1, Reg.PDPTE2, Reg.PDPTE3];
@@ -99,7 +100,7 @@ export class WalklogImport {
   /** State changes read but not yet placed: they belong to the record that follows. */
   private pending = new Map<number, Word64>();
   /** A VM entry waiting for the state that the next record may give. */
-  private entry: number | undefined;
+  private entry: { readonly op: number; readonly line: number } | undefined;
   /** The last step loaded PDPTE registers: a state record right after it tells the outcome. */
   private afterPdpteLoad = false;
 
@@ -156,7 +157,7 @@ export class WalklogImport {
         this.transition(tokens);
         break;
       default:
-        if (!(kind !== undefined && kind in OMITTED)) throw new TokenError(`unknown record "${kind ?? ''}"`);
+        if (kind === undefined || !OMITTED.has(kind)) throw new TokenError(`unknown record "${kind ?? ''}"`);
     }
   }
 
@@ -170,7 +171,7 @@ export class WalklogImport {
     for (const token of tokens.slice(1)) {
       if (token === '*') continue;
       const [name = '', text = ''] = token.split('=');
-      const register = STATE_FIELDS[name];
+      const register = STATE_FIELDS.get(name);
       const value = parseHex64(text);
       if (register === undefined || value === undefined) throw new TokenError(`unknown state "${token}"`);
       if (this.afterPdpteLoad && PDPTES.includes(register as never)) this.expectRegister(register, value);
@@ -220,13 +221,15 @@ export class WalklogImport {
   private learn(rows: readonly Row[]): void {
     for (const row of rows) {
       if (row.size === 0) continue;
-      const { address, value, size } = row;
+      const { address, size } = row;
+      const place = toBigInt(address.lo, address.hi);
+      const value = toBigInt(row.value.lo, row.value.hi);
       if ((row.op & OBS_KIND_MASK) === Obs.ELEMENT) {
-        if (this.known.holds(address.lo, address.hi, value.lo, value.hi, size)) continue;
+        if (this.known.read(place, size) === value) continue;
         const provenance = Provenance.INFERRED << PROVENANCE_SHIFT;
-        this.step(StepKind.STORE | provenance | STORE_KNOWLEDGE | (size << STORE_SIZE_SHIFT), address, value);
+        this.step(StepKind.STORE | provenance | STORE_KNOWLEDGE | (size << STORE_SIZE_SHIFT), address, row.value);
       }
-      this.known.set(address.lo, address.hi, value.lo, value.hi, size);
+      this.known.write(place, size, value);
     }
   }
 
@@ -236,12 +239,12 @@ export class WalklogImport {
     const [, access = '', mode = '', la, len] = tokens;
     const { rows, result } = splitRows(tokens.slice(5));
     this.learn(rows);
+    const letter = access[0] ?? '';
+    if (ACCESS_LETTERS.has(letter.toLowerCase()) && !/^.[US]$/.test(access)) {
+      throw new TokenError(`unknown access "${access}"`);
+    }
     const user = access[1] === 'U' ? ACCESS_USER : 0;
-    this.step(
-      accessOp(access[0] ?? '', mode, this.hex(len, 'length').lo) | user | ACCESS_WALKED,
-      this.hex(la, 'address'),
-      ZERO,
-    );
+    this.step(accessOp(letter, mode, this.hex(len, 'length').lo) | user | ACCESS_WALKED, this.hex(la, 'address'), ZERO);
     for (const row of rows) this.observe(row);
     for (const row of parseResult(result)) this.observe(row);
   }
@@ -264,7 +267,7 @@ export class WalklogImport {
     const first = rows[0];
     if (first === undefined) throw new TokenError('the record names no guest-physical address');
     this.learn(rows);
-    const type = ACCESS_LETTERS[access];
+    const type = ACCESS_LETTERS.get(access);
     if (type === undefined) throw new TokenError(`unknown access "${access}"`);
     this.step(StepKind.GPA_ACCESS | (type << ACCESS_TYPE_SHIFT), first.address, ZERO);
     for (const row of rows) this.observe(row);
@@ -351,11 +354,12 @@ export class WalklogImport {
     this.setPending();
     switch (what) {
       case 'entry':
-        this.entry = StepKind.NESTED_ENTRY;
+        this.entry = { op: StepKind.NESTED_ENTRY, line: this.line };
         break;
       case 'vmrun': {
         const control = this.hex(b, 'TLB_CONTROL').lo & 0xff;
-        this.entry = StepKind.NESTED_ENTRY | NESTED_SVM | (control << NESTED_TLB_CONTROL_SHIFT);
+        const op = StepKind.NESTED_ENTRY | NESTED_SVM | (control << NESTED_TLB_CONTROL_SHIFT);
+        this.entry = { op, line: this.line };
         break;
       }
       case 'exit':
@@ -372,13 +376,14 @@ export class WalklogImport {
   /** The state that an entry loads is printed after it; the entry's flushing depends on it, so it comes second. */
   private placeEntry(): void {
     if (this.entry === undefined) return;
-    this.step(this.entry, ZERO, ZERO);
+    const { op, line } = this.entry;
+    this.steps.step(op, 0, 0, 0, 0, line);
     this.entry = undefined;
   }
 }
 
 function accessOp(letter: string, mode: string, length: number): number {
-  const type = ACCESS_LETTERS[letter.toLowerCase()];
+  const type = ACCESS_LETTERS.get(letter.toLowerCase());
   const cpl = Number(mode[0]);
   if (type === undefined) throw new TokenError(`unknown access "${letter}"`);
   if (!(cpl >= 0 && cpl <= 3) || (mode[1] !== 'a' && mode[1] !== '-')) throw new TokenError(`unknown mode "${mode}"`);
@@ -395,10 +400,35 @@ function splitRows(tokens: readonly string[]): { rows: Row[]; result: string[] }
   return { rows: tokens.slice(0, end).map(parseToken), result: tokens.slice(end) };
 }
 
+/** By content, whatever the name is. Throws E_NO_SUCH_FILE or E_IO. */
+function isGzip(path: string): boolean {
+  try {
+    const fd = openSync(path, 'r');
+    try {
+      const head = new Uint8Array(2);
+      return readSync(fd, head) === 2 && head[0] === 0x1f && head[1] === 0x8b;
+    } finally {
+      closeSync(fd);
+    }
+  } catch (error) {
+    throw ioProblem(error, path, 'read it');
+  }
+}
+
+/** Name, size and digest of the log. */
+function sourceOf(path: string): Source {
+  try {
+    const bytes = readFileSync(path);
+    return { name: basename(path), size: bytes.length, sha256: createHash('sha256').update(bytes).digest() };
+  } catch (error) {
+    throw ioProblem(error, path, 'read it');
+  }
+}
+
 /** The lines of a plain or gzip-compressed file. */
 async function* linesOf(path: string): AsyncGenerator<string, void, void> {
   const raw = createReadStream(path);
-  const stream = path.endsWith('.gz') ? raw.pipe(createGunzip()) : raw;
+  const stream = path.endsWith('.gz') || isGzip(path) ? raw.pipe(createGunzip()) : raw;
   raw.on('error', (error) => stream.destroy(error));
   try {
     yield* createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY });
@@ -411,7 +441,7 @@ async function* linesOf(path: string): AsyncGenerator<string, void, void> {
 async function countOmissions(path: string): Promise<TraceHeader['omissions']> {
   const counts = new Map<string, number>();
   for await (const line of linesOf(path)) {
-    const what = OMITTED[line[0] ?? ''];
+    const what = OMITTED.get(line.split(' ', 1)[0] ?? '');
     if (what !== undefined) counts.set(what, (counts.get(what) ?? 0) + 1);
   }
   return [...counts].map(([what, count]) => ({ what, count }));
@@ -419,8 +449,8 @@ async function countOmissions(path: string): Promise<TraceHeader['omissions']> {
 
 /** Reads the walk log at `path` (plain or `.gz`) into `sink`. Problems: E_IMPORT with file and line. */
 export async function importWalklog(path: string, sink: StepSink): Promise<TraceHeader> {
-  const name = basename(path);
-  const source = { name, size: statSync(path).size, sha256: createHash('sha256').update(readFileSync(path)).digest() };
+  const source = sourceOf(path);
+  const { name } = source;
   const omissions = await countOmissions(path);
   let header: TraceHeader | undefined;
   const importer = new WalklogImport(sink, name);

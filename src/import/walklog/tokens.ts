@@ -36,20 +36,25 @@ function hex(text: string | undefined, what: string): Word64 {
   return word;
 }
 
-const DIMENSIONS: Readonly<Record<string, number>> = { g: Dim.GUEST, e: Dim.EPT, n: Dim.NPT, s: Dim.SPP };
-export const ACCESS_LETTERS: Readonly<Record<string, number>> = {
-  r: AccessType.READ,
-  w: AccessType.WRITE,
-  x: AccessType.FETCH,
-  m: AccessType.RMW,
-};
-const NESTED_FLAGS: Readonly<Record<string, number>> = {
-  n: OBS_NESTED_NO_LINEAR,
-  u: OBS_NESTED_USER,
-  w: OBS_NESTED_WRITABLE,
-  x: OBS_NESTED_NX,
-  s: OBS_NESTED_SHADOW_STACK,
-};
+const DIMENSIONS: ReadonlyMap<string, number> = new Map([
+  ['g', Dim.GUEST],
+  ['e', Dim.EPT],
+  ['n', Dim.NPT],
+  ['s', Dim.SPP],
+]);
+export const ACCESS_LETTERS: ReadonlyMap<string, number> = new Map([
+  ['r', AccessType.READ],
+  ['w', AccessType.WRITE],
+  ['x', AccessType.FETCH],
+  ['m', AccessType.RMW],
+]);
+const NESTED_FLAGS: ReadonlyMap<string, number> = new Map([
+  ['n', OBS_NESTED_NO_LINEAR],
+  ['u', OBS_NESTED_USER],
+  ['w', OBS_NESTED_WRITABLE],
+  ['x', OBS_NESTED_NX],
+  ['s', OBS_NESTED_SHADOW_STACK],
+]);
 
 /** `g4:addr:val`, `^e1:addr:val`, `g2d:…`, `p0:…`, `N3:…` */
 function entryRow(label: string, written: boolean, address: Word64, value: Word64): Row {
@@ -58,9 +63,10 @@ function entryRow(label: string, written: boolean, address: Word64, value: Word6
   const fourBytes = label[2] === 'd';
   const make = written ? entryWriteRow : elementRow;
   if (letter === 'p' || letter === 'N') {
+    if (!/^[pN][0-3]$/.test(label)) throw new TokenError(`"${label}" is no label of an entry`);
     return { op: make(letter === 'p' ? Dim.GUEST : Dim.NPT, 3, false), address, value, size: 8 };
   }
-  const dim = DIMENSIONS[letter];
+  const dim = DIMENSIONS.get(letter);
   if (dim === undefined || !(digit >= 1 && digit <= 5) || label.length > (fourBytes ? 3 : 2)) {
     throw new TokenError(`"${label}" is no label of an entry`);
   }
@@ -72,7 +78,7 @@ function nestedWalkRow(token: string): Row {
   const colon = token.indexOf(':');
   const head = token.slice(1, colon < 0 ? undefined : colon);
   const dim = head[0] === 'e' ? Dim.EPT : head[0] === 'n' ? Dim.NPT : undefined;
-  const access = ACCESS_LETTERS[head[1] ?? ''];
+  const access = ACCESS_LETTERS.get(head[1] ?? '');
   const purpose = head[2];
   if (dim === undefined || access === undefined || (purpose !== 'p' && purpose !== 'f')) {
     throw new TokenError(`"${token}" is no second-stage translation`);
@@ -80,7 +86,7 @@ function nestedWalkRow(token: string): Row {
   let op = Obs.NESTED_WALK | (dim << OBS_DIM_SHIFT) | (access << OBS_NESTED_ACCESS_SHIFT);
   if (purpose === 'p') op |= OBS_NESTED_OF_TABLE;
   for (const flag of head.slice(3)) {
-    const bit = NESTED_FLAGS[flag];
+    const bit = NESTED_FLAGS.get(flag);
     if (bit === undefined) throw new TokenError(`"${token}" has an unknown flag "${flag}"`);
     op |= bit;
   }
@@ -93,6 +99,7 @@ export function parseToken(token: string): Row {
   const written = token.startsWith('^');
   const [label = '', first, second] = (written ? token.slice(1) : token).split(':');
   if (label[0] === 'P' && !written) {
+    if (!/^P[0-3]$/.test(label)) throw new TokenError(`"${label}" is no label of an entry`);
     return {
       op: Obs.PDPTE | (Number(label[1]) << OBS_LEVEL_SHIFT),
       address: ZERO,

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { GuestMemory } from '../../../src/import/kvm-guest/guest-memory.ts';
+import { KnownMemory } from '../../../src/import/known-memory.ts';
 import {
   addressBelow,
   EPT,
@@ -10,8 +10,8 @@ import {
   translateThrough,
 } from '../../../src/import/kvm-guest/guest-tables.ts';
 
-function memoryOf(entries: Readonly<Record<number, bigint>>, size: 4 | 8 = 8): GuestMemory {
-  const memory = new GuestMemory();
+function memoryOf(entries: Readonly<Record<number, bigint>>, size: 4 | 8 = 8): KnownMemory {
+  const memory = new KnownMemory();
   for (const [address, value] of Object.entries(entries)) memory.write(BigInt(address), size, value);
   return memory;
 }

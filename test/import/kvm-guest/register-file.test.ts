@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
 import { Reg } from '../../../src/formats/registers.ts';
-import { GuestMemory } from '../../../src/import/kvm-guest/guest-memory.ts';
+import { KnownMemory } from '../../../src/import/known-memory.ts';
 import { RegisterFile } from '../../../src/import/kvm-guest/register-file.ts';
 
 describe('registers', () => {
   it('follow long mode through CR0.PG, and EFER.LMA cannot be written', () => {
-    const registers = new RegisterFile(new GuestMemory());
+    const registers = new RegisterFile(new KnownMemory());
     registers.write(Reg.CR4, 0x20n);
     registers.write(Reg.EFER, 0x500n);
     expect(registers.get(Reg.EFER)).toBe(0x100n);
@@ -16,7 +16,7 @@ describe('registers', () => {
   });
 
   it('load PDPTEs with CR3 and with paging, and lose them with it', () => {
-    const memory = new GuestMemory();
+    const memory = new KnownMemory();
     const registers = new RegisterFile(memory);
     memory.write(0x20_0008n, 8, 0x20_6001n);
     registers.write(Reg.CR4, 0x20n);
@@ -33,7 +33,7 @@ describe('registers', () => {
   });
 
   it('drop the no-flush bit of CR3 only while PCIDs are on', () => {
-    const registers = new RegisterFile(new GuestMemory());
+    const registers = new RegisterFile(new KnownMemory());
     registers.write(Reg.CR3, (1n << 63n) | 0x20_0001n);
     expect(registers.get(Reg.CR3)).toBe((1n << 63n) | 0x20_0001n);
     registers.write(Reg.CR4, 1n << 17n);

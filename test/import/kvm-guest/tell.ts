@@ -115,6 +115,7 @@ function tellObservation(columns: StepColumns, row: number): string {
   const name = OBS_NAMES[kind]!;
   switch (kind) {
     case Obs.COMPLETED:
+    case Obs.FAULTED:
       return `  ${name}`;
     case Obs.EXCEPTION:
       return `  ${name} ${(op >>> OBS_VECTOR_SHIFT) & OBS_VECTOR_MASK} error ${value} cr2 ${address}`;

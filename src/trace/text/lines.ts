@@ -1,8 +1,8 @@
 /** The lines of a text input, one after the other, in bounded memory. */
 
-import { Problem } from '../bits/problem.ts';
-import type { Input } from './input.ts';
-import { type TraceLimits, withinLimit } from './limits.ts';
+import { Problem } from '../../bits/problem.ts';
+import type { Input } from '../input.ts';
+import { type TraceLimits, withinLimit } from '../limits.ts';
 
 export interface TextLine {
   readonly text: string;

@@ -1,6 +1,6 @@
 /** What a check of a trace found: each with a stable identity, a place and a sentence. */
 
-import type { Place } from '../bits/problem.ts';
+import type { Place } from '../../bits/problem.ts';
 
 export interface Finding {
   /** Stable, `subject.what`, or a problem's code; scripts may rely on it, whatever becomes of the sentence. */

@@ -1,5 +1,6 @@
 /** The kinds of step and of observation in the text form: which key names the kind, which fields go with it. */
 
+import { EXCEPTION_NAMES } from '../../formats/decode/fault.ts';
 import {
   DIM_NAMES,
   NOT_MODELLED_NAMES,
@@ -27,8 +28,8 @@ import {
   OBS_VECTOR_MASK,
   OBS_VECTOR_SHIFT,
   Obs,
-} from '../formats/observation.ts';
-import { REGISTER_NAMES } from '../formats/registers.ts';
+} from '../../formats/observation.ts';
+import { REGISTER_NAMES } from '../../formats/registers.ts';
 import {
   ACCESS_AC,
   ACCESS_CPL_MASK,
@@ -64,8 +65,8 @@ import {
   STORE_SIZE_MASK,
   STORE_SIZE_SHIFT,
   StepKind,
-} from '../formats/step.ts';
-import { type Field, fieldMask, type Names } from './text-fields.ts';
+} from '../../formats/step.ts';
+import { type Field, fieldMask, type Names } from './fields.ts';
 
 export interface Kind {
   /** The field whose key names the kind; always written, always first. */
@@ -204,24 +205,9 @@ const STEP_DRAFTS: readonly Draft[] = [
 /** Without the rare ones. */
 export const STEP_KINDS = complete(STEP_DRAFTS, STEP_KIND_MASK, [PROVENANCE], [address('address'), second('operand')]);
 
-/** What every rare step may have beside its stimulus; the stimulus itself is `text-stimulus.ts`'s business. */
+/** What every rare step may have beside its stimulus; the stimulus itself is `stimulus.ts`'s business. */
 export const RARE_KIND = completed(StepKind.RARE, STEP_KIND_MASK, mark('rare'), [PROVENANCE]);
 
-const EXCEPTIONS: Names = {
-  0: '#DE',
-  1: '#DB',
-  3: '#BP',
-  6: '#UD',
-  8: '#DF',
-  10: '#TS',
-  11: '#NP',
-  12: '#SS',
-  13: '#GP',
-  14: '#PF',
-  17: '#AC',
-  20: '#VE',
-  21: '#CP',
-};
 const PAGE_SIZES: Names = { 12: '4k', 21: '2m', 22: '4m', 30: '1g' };
 
 const TABLES = named('tables', OBS_DIM_SHIFT, OBS_DIM_MASK, DIM_NAMES);
@@ -253,7 +239,7 @@ const OBSERVATION_DRAFTS: readonly Draft[] = [
   },
   { main: mark('completed'), bits: Obs.COMPLETED },
   {
-    main: named('exception', OBS_VECTOR_SHIFT, OBS_VECTOR_MASK, EXCEPTIONS),
+    main: named('exception', OBS_VECTOR_SHIFT, OBS_VECTOR_MASK, EXCEPTION_NAMES),
     bits: Obs.EXCEPTION,
     fields: [second('error'), address('cr2')],
   },
@@ -268,6 +254,7 @@ const OBSERVATION_DRAFTS: readonly Draft[] = [
     main: named('not-modelled', OBS_NOT_MODELLED_SHIFT, OBS_NOT_MODELLED_MASK, NOT_MODELLED_NAMES),
     bits: Obs.NOT_MODELLED,
   },
+  { main: mark('faulted'), bits: Obs.FAULTED },
 ];
 
 /** By number of kind. Their keys are `OBS_NAMES`, which filters and reports use too. */

@@ -1,10 +1,11 @@
 /** Is this file sound, and does what it says hold together? */
 
-import { type Place, Problem, type ProblemCode } from '../bits/problem.ts';
-import { StepRules } from './check-steps.ts';
+import { type Place, Problem, type ProblemCode } from '../../bits/problem.ts';
+import type { TraceLimits } from '../limits.ts';
+import type { TraceItem } from '../reader.ts';
+import { openTrace } from '../text/either-form.ts';
 import { type Finding, Findings } from './findings.ts';
-import type { TraceLimits } from './limits.ts';
-import { type TraceItem, TraceReader } from './reader.ts';
+import { StepRules } from './steps.ts';
 
 export type { Finding } from './findings.ts';
 
@@ -12,17 +13,17 @@ export type { Finding } from './findings.ts';
 const NOT_FOUND: readonly ProblemCode[] = ['E_NO_SUCH_FILE', 'E_IO', 'E_USAGE'];
 
 /**
- * Everything that is wrong with a trace (a file, or `-`), in the order of the file. The file's own unsoundness ends
- * the check, since nothing behind it can be trusted; its finding has the problem's code for its id. An empty list
- * says that the file is sound and holds its invariants. Throws E_NO_SUCH_FILE and E_IO.
+ * Everything that is wrong with a trace of either form (a file, or `-`), in the order of the file. The file's own
+ * unsoundness ends the check, since nothing behind it can be trusted; its finding has the problem's code for its id. An
+ * empty list says that the file is sound and holds its invariants. Throws E_NO_SUCH_FILE and E_IO.
  */
 export function checkTrace(path: string, limits?: Partial<TraceLimits>): Finding[] {
   const findings = new Findings();
-  const reader = TraceReader.open(path, limits);
+  const trace = openTrace(path, undefined, limits);
   let rules: StepRules | undefined;
   let steps = 0;
   try {
-    for (const item of reader) {
+    for (const item of trace) {
       rules = checkItem(item, rules, findings);
       if (item.kind === 'end') steps += item.steps;
     }
@@ -31,7 +32,7 @@ export function checkTrace(path: string, limits?: Partial<TraceLimits>): Finding
     if (!(error instanceof Problem) || NOT_FOUND.includes(error.code)) throw error;
     addProblem(findings, error);
   } finally {
-    reader.close();
+    trace.close();
   }
   return findings.list();
 }

@@ -1,25 +1,19 @@
 /** The header line and the state lines of the text form, both ways. */
 
-import type { Word64 } from '../bits/word64.ts';
-import { OBS_NAMES, Obs, obsBit } from '../formats/observation.ts';
-import { REGISTER_COUNT, REGISTER_NAMES } from '../formats/registers.ts';
-import { FORMAT_VERSION, type Hypervisor, type Processor, type Source, type TraceHeader } from './header.ts';
-import { AD_POLICIES, VENDORS } from './header-message.ts';
-import { parseName, parseWord, shown, suggestion, textProblem, wordText } from './text-fields.ts';
-import { asObject, asText, ObjectReader } from './text-objects.ts';
-import type { ReadObject, TextObject } from './text-rows.ts';
+import type { Word64 } from '../../bits/word64.ts';
+import { OBS_FAULTS, OBS_NAMES, Obs, obsMask } from '../../formats/observation.ts';
+import { REGISTER_COUNT, REGISTER_NAMES } from '../../formats/registers.ts';
+import { FORMAT_VERSION, type Hypervisor, type Processor, type Source, type TraceHeader } from '../header.ts';
+import { AD_POLICIES, VENDORS } from '../header-message.ts';
+import { parseName, parseWord, shown, suggestion, textProblem, wordText } from './fields.ts';
+import { asObject, asText, ObjectReader } from './objects.ts';
+import type { ReadObject, TextObject } from './rows.ts';
 
 /**
  * What a header without `observable` means: outcomes are compared, the elements on the way to them are not, so that a
  * case written by hand need not spell out its walks.
  */
-const USUAL_OBSERVABLE =
-  obsBit(Obs.TRANSLATED) |
-  obsBit(Obs.COMPLETED) |
-  obsBit(Obs.EXCEPTION) |
-  obsBit(Obs.EPT_VIOLATION) |
-  obsBit(Obs.EPT_MISCONFIG) |
-  obsBit(Obs.NPF);
+const USUAL_OBSERVABLE = obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED) | OBS_FAULTS;
 
 const USUAL_MAXPHYADDR = 52;
 

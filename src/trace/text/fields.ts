@@ -1,12 +1,12 @@
 /**
  * How one part of a row looks in the text form, both ways: a bit, a number, a name, a word of 64 bits.
  *
- * The rows of `text-kinds.ts` are made of these, so writing and parsing cannot drift apart.
+ * The rows of `kinds.ts` are made of these, so writing and parsing cannot drift apart.
  */
 
-import { Problem } from '../bits/problem.ts';
-import { hex64, parseHex64, type Word64, ZERO } from '../bits/word64.ts';
-import { nearest } from './nearest.ts';
+import { Problem } from '../../bits/problem.ts';
+import { hex64, parseHex64, type Word64, ZERO } from '../../bits/word64.ts';
+import { nearest } from '../nearest.ts';
 
 /** A step or an observation on its way into or out of text. `second`: a step's operand, an observation's value. */
 export interface Row {
@@ -41,7 +41,7 @@ export type Field = { readonly name: string } & (
 export type Json = string | number | boolean;
 
 export function textProblem(sentence: string): Problem {
-  return new Problem('E_TEXT_FORM', sentence, {}, 'the text form is described in src/trace/TEXT-FORM.md');
+  return new Problem('E_TEXT_FORM', sentence, {}, 'the text form is described in src/trace/text/TEXT-FORM.md');
 }
 
 /** `; did you mean 'x'?`, or nothing if no name is near. */

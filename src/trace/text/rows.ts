@@ -12,8 +12,8 @@ import {
   suggestion,
   textProblem,
   wordText,
-} from './text-fields.ts';
-import { type Kind, REST_OF_BITS } from './text-kinds.ts';
+} from './fields.ts';
+import { type Kind, REST_OF_BITS } from './kinds.ts';
 
 /** An object of the text form that is being written. */
 export type TextObject = { [name: string]: Json | TextObject | TextObject[] };

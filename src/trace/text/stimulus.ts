@@ -1,9 +1,9 @@
 /** The rare stimuli in the text form, both ways. */
 
-import type { EntryFill, PageImage, Stimulus } from './stimulus.ts';
-import { parseNumber, parseWord, wordText } from './text-fields.ts';
-import { asObject, asText, ObjectReader } from './text-objects.ts';
-import type { ReadObject, TextObject } from './text-rows.ts';
+import type { EntryFill, PageImage, Stimulus } from '../stimulus.ts';
+import { parseNumber, parseWord, wordText } from './fields.ts';
+import { asObject, asText, ObjectReader } from './objects.ts';
+import type { ReadObject, TextObject } from './rows.ts';
 
 const PAGE_WORDS = 512;
 

@@ -1,21 +1,24 @@
-/** Text as traces, line by line: the other way of `text-writing.ts`. */
+/** Text as traces, line by line: the other way of `writing.ts`. */
 
-import { Problem } from '../bits/problem.ts';
-import { REGISTER_COUNT } from '../formats/registers.ts';
-import { StepBuilder, type StepColumns } from './columns.ts';
-import type { TraceHeader } from './header.ts';
-import { type TraceLimits, withinLimit } from './limits.ts';
-import type { Stimulus } from './stimulus.ts';
-import { stimulusBytes, stimulusFault } from './stimulus-message.ts';
-import { parseNumber, shown, textProblem } from './text-fields.ts';
-import { parseHeader, parseState } from './text-header.ts';
-import { type Kind, OBSERVATION_KINDS, RARE_KIND, STEP_KINDS } from './text-kinds.ts';
-import type { TextLine } from './text-lines.ts';
-import { asList, asObject } from './text-objects.ts';
-import { namedKind, parseRow, type ReadObject } from './text-rows.ts';
-import { parseStimulus, STIMULUS_FIELDS } from './text-stimulus.ts';
+import { createHash } from 'node:crypto';
+import { Problem } from '../../bits/problem.ts';
+import { REGISTER_COUNT } from '../../formats/registers.ts';
+import { StepBuilder, type StepColumns } from '../columns.ts';
+import type { TraceHeader } from '../header.ts';
+import type { Input } from '../input.ts';
+import { type TraceLimits, withinLimit } from '../limits.ts';
+import type { TraceItem } from '../reader.ts';
+import type { Stimulus } from '../stimulus.ts';
+import { stimulusBytes, stimulusFault } from '../stimulus-message.ts';
+import { parseNumber, shown, textProblem } from './fields.ts';
+import { parseHeader, parseState } from './header.ts';
+import { type Kind, OBSERVATION_KINDS, RARE_KIND, STEP_KINDS } from './kinds.ts';
+import { type TextLine, textLines } from './lines.ts';
+import { asList, asObject } from './objects.ts';
+import { namedKind, parseRow, type ReadObject } from './rows.ts';
+import { parseStimulus, STIMULUS_FIELDS } from './stimulus.ts';
 
-export type TextItem =
+type TextItem =
   | { readonly kind: 'header'; readonly header: TraceHeader }
   /** The steps between two state lines, whose columns are the caller's for good. */
   | { readonly kind: 'steps'; readonly columns: StepColumns };
@@ -150,7 +153,7 @@ class TextParser {
 }
 
 /** The headers and chunks that lines spell. Throws E_TEXT_FORM or E_LIMIT with the line's number. */
-export function* parseTextLines(lines: Iterable<TextLine>, limits: TraceLimits): Generator<TextItem, void, void> {
+function* parseTextLines(lines: Iterable<TextLine>, limits: TraceLimits): Generator<TextItem, void, void> {
   const parser = new TextParser(limits);
   let last = 0;
   let empty = true;
@@ -167,4 +170,41 @@ export function* parseTextLines(lines: Iterable<TextLine>, limits: TraceLimits):
     throw error instanceof Problem ? error.at({ line: last }) : error;
   }
   if (empty) throw new Problem('E_TEXT_FORM', 'there is no header line', { line: 1 });
+}
+
+/**
+ * The text form as the items of a reader, but that columns are the caller's for good. The digest is the SHA-256 of the
+ * lines so far. Throws E_TEXT_FORM or E_LIMIT with the line's number, and E_IO.
+ */
+export function* readText(input: Input, limits: TraceLimits): Generator<TraceItem, void, void> {
+  const hash = createHash('sha256');
+  const hashed = function* (): Generator<TextLine, void, void> {
+    for (const line of textLines(input, limits)) {
+      hash.update(line.text).update('\n');
+      yield line;
+    }
+  };
+  let segment = -1;
+  let steps = 0;
+  let chunk = 0;
+  const end = (): TraceItem => {
+    return { kind: 'end', complete: true, digest: hash.copy().digest('hex'), steps, problem: undefined };
+  };
+  try {
+    for (const item of parseTextLines(hashed(), limits)) {
+      if (item.kind === 'header') {
+        if (segment >= 0) yield end();
+        segment++;
+        steps = 0;
+        yield { kind: 'header', header: item.header, segment };
+      } else {
+        const place = { file: input.name, chunk: chunk++ };
+        yield { kind: 'steps', columns: { ...item.columns, firstOrdinal: steps }, place };
+        steps += item.columns.stepCount;
+      }
+    }
+  } catch (error) {
+    throw error instanceof Problem ? error.at({ file: input.name }) : error;
+  }
+  yield end();
 }

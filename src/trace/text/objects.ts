@@ -1,18 +1,9 @@
 /** Reading the text form's plain objects: header, state, stimuli. Every field has a type, and unknown ones are errors. */
 
-import type { Word64 } from '../bits/word64.ts';
-import { ZERO } from '../bits/word64.ts';
-import {
-  type Names,
-  parseName,
-  parseNumber,
-  parseTruth,
-  parseWord,
-  shown,
-  suggestion,
-  textProblem,
-} from './text-fields.ts';
-import type { ReadObject } from './text-rows.ts';
+import type { Word64 } from '../../bits/word64.ts';
+import { ZERO } from '../../bits/word64.ts';
+import { type Names, parseName, parseNumber, parseTruth, parseWord, shown, suggestion, textProblem } from './fields.ts';
+import type { ReadObject } from './rows.ts';
 
 export function asObject(name: string, value: unknown): ReadObject {
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as ReadObject;

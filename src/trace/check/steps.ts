@@ -1,10 +1,10 @@
 /**
- * The invariants of steps, beyond those without which a reader refuses the file (`soundness.ts`). Nothing here knows
+ * The invariants of steps, beyond those without which a reader refuses the file (`../soundness.ts`). Nothing here knows
  * what a machine would do: only what no recording can truthfully say.
  */
 
-import type { Place } from '../bits/problem.ts';
-import { hex64 } from '../bits/word64.ts';
+import type { Place } from '../../bits/problem.ts';
+import { hex64 } from '../../bits/word64.ts';
 import {
   OBS_FOUR_BYTES,
   OBS_KIND_MASK,
@@ -13,8 +13,9 @@ import {
   OBS_REGISTER_MASK,
   OBS_REGISTER_SHIFT,
   Obs,
-} from '../formats/observation.ts';
-import { REGISTER_COUNT } from '../formats/registers.ts';
+  obsMask,
+} from '../../formats/observation.ts';
+import { REGISTER_COUNT } from '../../formats/registers.ts';
 import {
   ACCESS_CPL_MASK,
   ACCESS_CPL_SHIFT,
@@ -28,16 +29,14 @@ import {
   STORE_SIZE_MASK,
   STORE_SIZE_SHIFT,
   StepKind,
-} from '../formats/step.ts';
-import type { StepColumns } from './columns.ts';
+} from '../../formats/step.ts';
+import type { StepColumns } from '../columns.ts';
+import type { TraceHeader } from '../header.ts';
+import { observationKindOf, stepKindOf } from '../text/kinds.ts';
 import type { Findings } from './findings.ts';
-import type { TraceHeader } from './header.ts';
-import { observationKindOf, stepKindOf } from './text-kinds.ts';
-
-const bits = (...kinds: readonly number[]): number => kinds.reduce((mask, kind) => mask | (1 << kind), 0);
 
 /** What follows from translating or from loading registers that paging depends on. */
-const WALKING = bits(
+const WALKING = obsMask(
   Obs.ELEMENT,
   Obs.PDPTE,
   Obs.NESTED_WALK,
@@ -48,13 +47,14 @@ const WALKING = bits(
   Obs.NPF,
   Obs.EXIT_LINEAR,
 );
-const AFTERWARDS = bits(Obs.REGISTER, Obs.ENTRY_AFTER);
-const LOADING = WALKING | AFTERWARDS | bits(Obs.PDPTE_LOADED);
+const OF_ACCESS = WALKING | obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED);
+const AFTERWARDS = obsMask(Obs.REGISTER, Obs.ENTRY_AFTER);
+const LOADING = WALKING | AFTERWARDS | obsMask(Obs.PDPTE_LOADED);
 
 /** The kinds of observation that can belong to a step, by kind of step. */
 const LEGAL_ROWS: Readonly<Record<number, number>> = {
   [StepKind.RARE]: AFTERWARDS,
-  [StepKind.ACCESS]: WALKING | AFTERWARDS | bits(Obs.TRANSLATED, Obs.COMPLETED),
+  [StepKind.ACCESS]: OF_ACCESS | AFTERWARDS,
   [StepKind.STORE]: AFTERWARDS,
   [StepKind.CLEAR_PAGE]: AFTERWARDS,
   [StepKind.REGISTER_WRITE]: LOADING,
@@ -62,7 +62,7 @@ const LEGAL_ROWS: Readonly<Record<number, number>> = {
   [StepKind.INVALIDATE]: WALKING | AFTERWARDS,
   [StepKind.NESTED_ENTRY]: LOADING,
   [StepKind.NESTED_EXIT]: LOADING,
-  [StepKind.GPA_ACCESS]: WALKING | AFTERWARDS | bits(Obs.TRANSLATED, Obs.COMPLETED),
+  [StepKind.GPA_ACCESS]: OF_ACCESS | AFTERWARDS,
   [StepKind.PDPTE_LOAD]: LOADING,
 };
 
