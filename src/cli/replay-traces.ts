@@ -105,8 +105,8 @@ export async function replayTraces(
   if (!enough) status = worseStatus(status, ExitStatus.DIVERGED);
   if (context.json) {
     context.out.json({ results: objects, totals, minPredicted: options.minPredicted, exitStatus: status });
-  } else {
-    if (results.length !== 1) context.out.lines(totalLines(totals, context.paint));
+  } else if (results.length > 0) {
+    if (results.length > 1) context.out.lines(totalLines(totals, context.paint));
     if (!enough) {
       const sentence = `only ${countText(totals.observationsPredicted)} observations were predicted and equal, --min-predicted asks for ${countText(options.minPredicted)}`;
       context.out.line(context.paint('red', sentence));
