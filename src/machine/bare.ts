@@ -323,7 +323,7 @@ export class BareMachine implements Machine {
   forgetFaulting(lo: number, hi: number): void {
     const { asid, pcid } = this.contexts;
     this.tlb.dropPage(lo, hi);
-    this.history.invalidate({ what: 'page-fault', asid, pcid, lo, hi });
+    this.history.invalidate({ what: 'address', asid, pcid, lo, hi });
   }
 
   private pushSecondStageFault(lo: number, hi: number): void {

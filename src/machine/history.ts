@@ -36,7 +36,7 @@ export interface CachedEntry {
 
 /** What one event removes; `undefined` = whatever it is. */
 export interface InvalidationScope {
-  readonly what: 'everything' | 'linear' | 'page' | 'page-fault' | 'guest-physical' | 'asid';
+  readonly what: 'everything' | 'linear' | 'page' | 'address' | 'guest-physical' | 'asid';
   readonly asid?: number;
   readonly pcid?: number;
   readonly ep4ta?: number;
@@ -90,9 +90,9 @@ export function removes(scope: InvalidationScope, entry: CachedEntry): boolean {
     case 'page':
       // INVLPG drops the paging-structure caches of the PCID whatever the address (SDM vol. 3A 4.10.4.1).
       return !entry.secondStage && tagged && !spared && (!entry.leaf || samePage(scope, entry));
-    case 'page-fault':
-      // Of the paging-structure caches only what would be used for the address (SDM vol. 3A 4.10.4.1).
-      return !entry.secondStage && tagged && samePage(scope, entry);
+    case 'address':
+      // A page fault, INVPCID and INVVPID of one address: of the paging-structure caches only what would be used for it.
+      return !entry.secondStage && tagged && !spared && samePage(scope, entry);
     case 'guest-physical':
       return scope.ep4ta === undefined ? entry.ep4ta !== 0 : scope.ep4ta === entry.ep4ta;
   }

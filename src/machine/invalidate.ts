@@ -173,7 +173,7 @@ export function invalidate(
       break;
     case Invalidation.INVLPGA:
       tlb.dropPage(lo, hi);
-      history.invalidate({ what: 'page', asid: tagLo, lo, hi });
+      history.invalidate({ what: 'address', asid: tagLo, lo, hi });
       break;
     case Invalidation.EPTP_SWITCH:
       machine.setRegister(Reg.EPTP, tagLo, tagHi);
@@ -199,7 +199,7 @@ export function invalidate(
 function invpcidScope(type: number, asid: number, pcid: number, lo: number, hi: number): InvalidationScope {
   switch (type) {
     case 0:
-      return { what: 'page', asid, pcid, lo, hi, keepGlobal: true };
+      return { what: 'address', asid, pcid, lo, hi, keepGlobal: true };
     case 1:
       return { what: 'linear', asid, pcid, keepGlobal: true };
     case 2:
@@ -213,7 +213,7 @@ function invpcidScope(type: number, asid: number, pcid: number, lo: number, hi: 
 function invvpidScope(type: number, vpid: number, lo: number, hi: number): InvalidationScope {
   switch (type) {
     case 0:
-      return { what: 'page', asid: vpid, lo, hi };
+      return { what: 'address', asid: vpid, lo, hi };
     case 1:
       return { what: 'linear', asid: vpid };
     case 2:

@@ -85,18 +85,20 @@ export class Memory implements PhysicalMemory {
     return old;
   }
 
-  /** Stores `size` (1, 2, 4, 8) bytes. Bytes beyond the 8-byte word that the address is in are not stored. */
+  /** Stores `size` (1, 2, 4, 8) bytes, at any address. */
   store(addressLo: number, addressHi: number, valueLo: number, valueHi: number, size: number): void {
+    if ((addressLo & (size - 1)) !== 0) {
+      this.storeBytes(addressLo, addressHi, valueLo, valueHi, size);
+      return;
+    }
     const word = this.pageForWrite(addressLo, addressHi) + ((addressLo & 0xff8) >>> 2);
     const { words } = this;
     const oldLo = words[word]!;
     const oldHi = words[word + 1]!;
     let lo = valueLo | 0;
     let hi = valueHi | 0;
-    const within = addressLo & 7;
-    if (size !== 8 && (within & 3) + size > 4) {
-      [lo, hi] = mergedBytes(oldLo, oldHi, valueLo, within, size);
-    } else if (size !== 8) {
+    if (size !== 8) {
+      const within = addressLo & 7;
       const mask = size === 4 ? -1 : (1 << (size * 8)) - 1;
       const shift = (within & 3) * 8;
       const inLow = within < 4;
@@ -109,6 +111,16 @@ export class Memory implements PhysicalMemory {
     this.watcher?.wordChanges(addressLo & ~7, addressHi, oldLo, oldHi);
     words[word] = lo;
     words[word + 1] = hi;
+  }
+
+  /** A store at an address that is no multiple of its size. */
+  private storeBytes(addressLo: number, addressHi: number, valueLo: number, valueHi: number, size: number): void {
+    for (let i = 0; i < size; i++) {
+      const lo = (addressLo >>> 0) + i;
+      const hi = lo > 0xffff_ffff ? addressHi + 1 : addressHi;
+      const byte = (i < 4 ? valueLo >>> (8 * i) : valueHi >>> (8 * (i - 4))) & 0xff;
+      this.store(lo | 0, hi & 0xf_ffff, byte, 0, 1);
+    }
   }
 
   /** Replaces a whole page; `contents`: 1024 elements, or null for zeros. */
@@ -131,15 +143,4 @@ export class Memory implements PhysicalMemory {
 /** Exact as a double: physical addresses have at most 52 bits. */
 function frameNumber(lo: number, hi: number): number {
   return (hi >>> 0) * 0x10_0000 + (lo >>> 12);
-}
-
-/** A word of two halves with `size` (2 or 4) bytes of `value` put over it at byte `within`; beyond its end they are lost. */
-function mergedBytes(lo: number, hi: number, value: number, within: number, size: number): [lo: number, hi: number] {
-  const halves: [number, number] = [lo, hi];
-  for (let i = 0; i < size && within + i < 8; i++) {
-    const half = (within + i) >> 2;
-    const shift = 8 * ((within + i) & 3);
-    halves[half] = (halves[half]! & ~(0xff << shift)) | (((value >>> (8 * i)) & 0xff) << shift);
-  }
-  return halves;
 }

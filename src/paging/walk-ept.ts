@@ -14,6 +14,7 @@ import {
   NO_AD,
   NO_LINEAR,
   OF_TABLE,
+  SHADOW_STACK,
   USER,
   WRITE,
 } from './access.ts';
@@ -38,6 +39,7 @@ const QUAL_FINAL = 1 << 8;
 const QUAL_GUEST_USER = 1 << 9;
 const QUAL_GUEST_WRITABLE = 1 << 10;
 const QUAL_GUEST_NX = 1 << 11;
+const QUAL_SHADOW_STACK = 1 << 13;
 
 // V8 folds a module's own constants into the code but loads and checks imported ones at each use: the loop below and
 // what surrounds it use copies.
@@ -177,6 +179,7 @@ function violation(
     qualification |= QUAL_LINEAR;
     if (!ofTable) {
       qualification |= QUAL_FINAL;
+      if ((access & SHADOW_STACK) !== 0) qualification |= QUAL_SHADOW_STACK;
       if (walk.advancedInfo) {
         if ((access & GUEST_USER) !== 0) qualification |= QUAL_GUEST_USER;
         if ((access & GUEST_WRITABLE) !== 0) qualification |= QUAL_GUEST_WRITABLE;

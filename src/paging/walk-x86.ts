@@ -290,7 +290,8 @@ function translateFinal(
   const kept = access & KEPT_BITS;
   if (second.ept) {
     second.software = walk.software;
-    if (eptWalk(second, lo, hi, kept | guestRightsOf(rights)) !== OK) return Walk.SECOND_STAGE;
+    const asked = kept | guestRightsOf(rights) | (access & OF_SHADOW_STACK);
+    if (eptWalk(second, lo, hi, asked) !== OK) return Walk.SECOND_STAGE;
   } else {
     // A nested fault tells that the access was one to a shadow stack (APM vol. 2 15.25.6); NPT has no such pages.
     const user = second.gmet ? access & BY_USER : BY_USER;

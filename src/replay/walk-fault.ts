@@ -20,7 +20,7 @@ import {
   OBS_VECTOR_SHIFT,
   Obs,
 } from '../formats/observation.ts';
-import { CR0_WP, CR4_SMAP, CR4_SMEP, Reg } from '../formats/registers.ts';
+import { CR0_WP, CR4_SMAP, CR4_SMEP, EFER_LMA, Reg } from '../formats/registers.ts';
 import { ACCESS_TYPE_MASK, ACCESS_TYPE_SHIFT, ACCESS_USER, AccessType } from '../formats/step.ts';
 import { PFEC_P, PFEC_PK, PFEC_RSVD } from '../paging/access.ts';
 import type { Row } from './result.ts';
@@ -61,6 +61,19 @@ function pageFaultReason(entries: readonly Row[], stepOp: number, errorCode: num
   if ((errorCode & PFEC_P) === 0) return `${at} is not present`;
   if ((errorCode & PFEC_RSVD) !== 0) return `${at} has a reserved bit set`;
   if ((errorCode & PFEC_PK) !== 0) return `the protection key of ${at} denies the access`;
+  return permissionReason(withRights(entries, registers), at, stepOp, registers);
+}
+
+/** Entries that have rights: the PDPTEs of PAE paging have none (SDM vol. 3A 4.4.1). */
+function withRights(entries: readonly Row[], registers: Uint32Array): Row[] {
+  const longMode = (registers[2 * Reg.EFER]! & EFER_LMA) !== 0;
+  return entries.filter(
+    (row) => rowKind(row) === Obs.ELEMENT && (longMode || ((row.op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK) < 3),
+  );
+}
+
+/** Which right was missing. `at`: where the walk ended, in words. */
+function permissionReason(entries: readonly Row[], at: string, stepOp: number, registers: Uint32Array): string {
   const type = (stepOp >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK;
   const user = (stepOp & ACCESS_USER) !== 0;
   const userPage = entries.every((row) => (row.valueLo & 4) !== 0);

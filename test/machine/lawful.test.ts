@@ -297,6 +297,16 @@ describe('two stages', () => {
     expect(rig.judge('read', 0x10_0000n, violation)).toEqual({ kind: 'none' });
   });
 
+  test('an EPT entry for execution alone may be out of date', () => {
+    const rig = new Rig();
+    rig.enterVmx({ vpid: 1n, ept: EPT_A });
+    rig.hold(EPT_A + 0x10008n, 0x60_0000n | (EPT_LEAF & ~3n) | LARGE);
+    expect(rig.access('fetch', 0x10_0000n)).toBe('0x600000');
+    const changed = rig.store(EPT_A + 0x10008n, 0x20_0000n | EPT_LEAF | LARGE);
+    const allowed = { kind: 'allowed', level: 2, replacedAt: changed };
+    expect(rig.judge('fetch', 0x10_0000n, '0x600000')).toEqual(allowed);
+  });
+
   test('an EPT entry whose rights were widened may still cause the violation', () => {
     const rig = new Rig();
     rig.enterVmx({ vpid: 1n, ept: EPT_A });

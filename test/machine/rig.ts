@@ -10,6 +10,7 @@ import { fromBigInt, toBigInt } from '../../src/bits/word64.ts';
 import { Obs } from '../../src/formats/observation.ts';
 import { GuestMode, Reg, SECONDARY_EPT, SECONDARY_VPID } from '../../src/formats/registers.ts';
 import {
+  ACCESS_SHADOW_STACK,
   ACCESS_STACK,
   ACCESS_TYPE_SHIFT,
   ACCESS_USER,
@@ -91,6 +92,7 @@ export interface AccessOptions {
   readonly walked?: boolean;
   /** Through the stack segment. */
   readonly stack?: boolean;
+  readonly shadowStack?: boolean;
 }
 
 function accessOp(kind: Kind, options: AccessOptions): number {
@@ -99,7 +101,8 @@ function accessOp(kind: Kind, options: AccessOptions): number {
     (TYPES[kind] << ACCESS_TYPE_SHIFT) |
     (options.user ? ACCESS_USER : 0) |
     (options.walked ? ACCESS_WALKED : 0) |
-    (options.stack ? ACCESS_STACK : 0)
+    (options.stack ? ACCESS_STACK : 0) |
+    (options.shadowStack ? ACCESS_SHADOW_STACK : 0)
   );
 }
 

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { Differential } from './differential.ts';
 
 /** Together some 30,000 cases. */
-const EPOCHS = 24;
+const EPOCHS = 32;
 
 describe('the machine against the plain walker', () => {
   test('every walk of a random world reads, writes and ends as the plain one does', () => {

@@ -103,7 +103,7 @@ export class Entries {
     if (random.chance(0.75)) value |= bit(5);
     if (random.chance(0.7)) value |= bit(6);
     // A shadow-stack page: R/W clear, D set in the leaf.
-    if (format.shadowStacks && level <= 3 && random.chance(0.35)) value = (value & ~bit(1)) | bit(6);
+    if (format.shadowStacks && random.chance(level === 1 ? 0.4 : 0.05)) value = (value & ~bit(1)) | bit(6);
     return value;
   }
 

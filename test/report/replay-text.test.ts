@@ -70,7 +70,7 @@ describe('the line of a trace', () => {
   });
 
   test('is green only for a match', () => {
-    expect(summaryLine(result(), marked)).toMatch(/^<green>match {4}<\/green> /);
+    expect(summaryLine(result(), marked)).toMatch(/^<green>match {3}<\/green> /);
     for (const verdict of ['diverged', 'not-modelled', 'nothing-compared'] as const) {
       expect(summaryLine(result({}, verdict), marked)).toMatch(/^<red>[A-Z ]+<\/red> a\.rwt/);
     }

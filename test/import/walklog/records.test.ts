@@ -255,7 +255,16 @@ describe('provenance', () => {
     ]);
   });
 
-  test.todo('states and VM entries have the line of their own record, not of the one that completes them');
+  test('states and VM entries have the line of their own record, not of the one that completes them', async () => {
+    const { steps } = await importRecords('S cr3=1000', 'F a', 'A r 0- 0 1 =0', 'V entry', 'S mode=1', 'A r 0- 0 1 =0');
+    expect(steps.map((step) => [Object.keys(step)[0], step['line']])).toEqual([
+      ['register-set', 2],
+      ['access', 4],
+      ['register-set', 6],
+      ['nested-entry', 5],
+      ['access', 7],
+    ]);
+  });
 });
 
 describe('chunks', () => {
