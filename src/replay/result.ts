@@ -22,6 +22,9 @@ export type Judgement =
   /** A known fault of the recorder, named by an expectation. */
   | { readonly kind: 'expected'; readonly name: string };
 
+/** Group of divergences that are about the state which a chunk begins with, before its first step. */
+export const CHUNK_STATE = 'chunk state';
+
 export interface Divergence {
   /** Ordinal of the step in its segment. */
   readonly step: number;

@@ -12,6 +12,7 @@ import { ReplayEngine, type StepFilter } from './engine.ts';
 import { type Expectation, ExpectationBook } from './expectations.ts';
 import { Judge } from './judge.ts';
 import type { Divergence, DivergenceGroup, Ending, Judgement, ReplayResult, Row, Verdict } from './result.ts';
+import { CHUNK_STATE } from './result.ts';
 
 export interface ReplayOptions {
   /** Divergences kept in full. Default 10; all are counted. */
@@ -92,7 +93,7 @@ export class ReplaySession {
     if (recorded.length === 0 || columns.firstOrdinal === 0 || !inRange) return true;
     this.engine.ordinal = columns.firstOrdinal;
     const cause = `at the start of a chunk ${causeOf(StepKind.REGISTER_SET, recorded, replayed, 0, machine.registers)}`;
-    this.note(columns, 0, { recorded, replayed, at: 0 }, [], { kind: 'diverged' }, 'chunk state', cause);
+    this.note(columns, 0, { recorded, replayed, at: 0 }, [], { kind: 'diverged' }, CHUNK_STATE, cause);
     return false;
   }
 

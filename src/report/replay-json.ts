@@ -3,6 +3,7 @@
 import { hex64 } from '../bits/word64.ts';
 import { OBS_KIND_MASK, OBS_NAMES } from '../formats/observation.ts';
 import type { Divergence, ReplayResult, Row } from '../replay/result.ts';
+import { CHUNK_STATE } from '../replay/result.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { ContextTracker } from './row-context.ts';
 import { rowText } from './rows.ts';
@@ -24,7 +25,7 @@ function divergenceObject(d: Divergence, header: TraceHeader): object {
     step: d.step,
     ...(d.line === undefined ? {} : { line: d.line }),
     ...(d.source === undefined ? {} : { source: d.source }),
-    stimulus: stepText(d.op, d.addressLo, d.addressHi, d.operandLo, d.operandHi),
+    stimulus: d.group === CHUNK_STATE ? null : stepText(d.op, d.addressLo, d.addressHi, d.operandLo, d.operandHi),
     judgement: d.judgement,
     cause: d.cause,
     group: d.group,

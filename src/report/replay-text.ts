@@ -2,6 +2,7 @@
 
 import { OBS_DIM_MASK, OBS_DIM_SHIFT, OBS_KIND_MASK, Obs } from '../formats/observation.ts';
 import type { Divergence, Ending, Judgement, Receipt, ReplayResult, Row, Verdict } from '../replay/result.ts';
+import { CHUNK_STATE } from '../replay/result.ts';
 import type { Totals } from '../replay/totals.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { escapeControls } from './escape.ts';
@@ -136,9 +137,13 @@ export function divergenceLines(divergence: Divergence, header: TraceHeader, pai
       ? ''
       : ` (${divergence.source}${divergence.line === undefined ? '' : ` line ${divergence.line}`})`;
   const { op, addressLo, addressHi, operandLo, operandHi } = divergence;
+  const stimulus =
+    divergence.group === CHUNK_STATE
+      ? 'none yet: a chunk of steps begins'
+      : stepText(op, addressLo, addressHi, operandLo, operandHi, [], context);
   const lines = [
     paint('bold', `step ${divergence.step}${escapeControls(where)}: ${judgementText(divergence.judgement)}`),
-    `  stimulus: ${stepText(op, addressLo, addressHi, operandLo, operandHi, [], context)}  in ${translationName(divergence.registers)}`,
+    `  stimulus: ${stimulus}  in ${translationName(divergence.registers)}`,
     `  cause: ${paint('red', divergence.cause)}`,
   ];
   if (at > 0) {
