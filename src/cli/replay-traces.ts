@@ -36,7 +36,7 @@ const STATUS: Readonly<Record<Verdict, number>> = {
   'nothing-compared': ExitStatus.DIVERGED,
 };
 
-function sessionOptions(path: string, options: ReplayTracesOptions): ReplayOptions {
+function sessionOptions(path: string, segment: number, options: ReplayTracesOptions): ReplayOptions {
   const { maxDiffs, bail, from, to, filter, allowUnmodelled } = options;
   return {
     maxDiffs,
@@ -45,7 +45,7 @@ function sessionOptions(path: string, options: ReplayTracesOptions): ReplayOptio
     ...(from === 0 ? {} : { from }),
     ...(to === Number.POSITIVE_INFINITY ? {} : { to: to + 1 }),
     ...(filter === undefined ? {} : { filter: (columns, index) => selectStep(columns, index, filter) !== 'none' }),
-    expectations: options.expectations ? expectationsFor(path) : [],
+    expectations: options.expectations ? expectationsFor(path, segment) : [],
   };
 }
 
@@ -75,15 +75,22 @@ export async function replayTraces(
   try {
     const read = await eachTrace(files, context, async (path, items) => {
       let session: ReplaySession | undefined;
+      let stopped = false;
       let header: TraceHeader | undefined;
       for await (const item of items) {
         if (item.kind === 'header') {
+          if (stopped) return 'stop';
           header = item.header;
-          session = new ReplaySession(path === '-' ? '<stdin>' : path, header, sessionOptions(path, options));
+          session = new ReplaySession(
+            path === '-' ? '<stdin>' : path,
+            header,
+            sessionOptions(path, item.segment, options),
+          );
         } else if (session === undefined || header === undefined) {
           throw new Error('the reader gives a header before anything else');
         } else if (item.kind === 'end') {
-          if (!finish(session, header, item)) return 'stop';
+          // Not left at once: what is wrong with the end of the trace is told on the way out.
+          stopped = !finish(session, header, item);
         } else {
           const { columns } = item;
           progress.update(() => `${path}: step ${countText(columns.firstOrdinal)}`);
@@ -93,7 +100,7 @@ export async function replayTraces(
           }
         }
       }
-      return 'go on';
+      return stopped ? 'stop' : 'go on';
     });
     status = worseStatus(status, read);
   } finally {

@@ -5,7 +5,6 @@
  * What register writes and invalidations do to cached translations is in `invalidate.ts`.
  */
 
-import { assertUnreachable } from '../bits/brand.ts';
 import {
   Dim,
   OBS_FOUR_BYTES,
@@ -46,7 +45,7 @@ import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE } from '../paging/permissions.t
 import { RowLog } from '../paging/row-log.ts';
 import { secondStage, walkX86 } from '../paging/walk-x86.ts';
 import type { TraceHeader } from '../trace/header.ts';
-import type { EntryFill, Stimulus } from '../trace/stimulus.ts';
+import type { Stimulus } from '../trace/stimulus.ts';
 import { accessBits } from './access-bits.ts';
 import { Contexts } from './context.ts';
 import { pagingFeatures } from './features.ts';
@@ -55,6 +54,7 @@ import { invalidate, nestedTransition, writeRegister } from './invalidate.ts';
 import type { Machine } from './machine.ts';
 import { Memory } from './memory.ts';
 import { loadPdptes } from './pdpte.ts';
+import { RareStimuli } from './rare.ts';
 import { QUAL_LINEAR_BITS, softwareAccess } from './software.ts';
 import { TLB_DIRTY, TLB_PAGE_SHIFT_SHIFT, TLB_RIGHTS_MASK, TLB_SECOND_SHIFT, Tlb } from './tlb.ts';
 import { unmodelledFeature } from './unmodelled.ts';
@@ -90,6 +90,7 @@ export class BareMachine implements Machine {
   readonly tlb = new Tlb();
   readonly contexts = new Contexts();
   readonly history = new History();
+  private readonly rare = new RareStimuli(this.memory);
   /** Registers changed since the walks were set up. */
   private stale = true;
   /** One of `NotModelled` that is in force, or 0. */
@@ -161,7 +162,7 @@ export class BareMachine implements Machine {
         loadPdptes(this, addressLo, addressHi);
         break;
       case StepKind.RARE:
-        this.rare(stimuli[operandLo]!);
+        this.rare.apply(stimuli[operandLo]!);
         break;
       default:
         throw new Error(`step ${ordinal}: kind ${op & STEP_KIND_MASK} passed the reader unchecked`);
@@ -360,33 +361,6 @@ export class BareMachine implements Machine {
       this.pushTranslated({ lo: second.lo, hi: second.hi, gpaLo: lo, gpaHi }, second.pageShift);
     } else {
       this.pushSecondStageFault(0, 0);
-    }
-  }
-
-  private rare(stimulus: Stimulus): void {
-    switch (stimulus.kind) {
-      case 'page-image':
-        this.memory.setPage(stimulus.address.lo, stimulus.address.hi & 0xf_ffff, stimulus.words);
-        break;
-      case 'entry-fill':
-        this.fill(stimulus);
-        break;
-      case 'note':
-        break;
-      default:
-        assertUnreachable(stimulus);
-    }
-  }
-
-  private fill(fill: EntryFill): void {
-    let { lo, hi } = fill.first;
-    let address = fill.address.hi * 0x1_0000_0000 + fill.address.lo;
-    for (let i = 0; i < fill.count; i++) {
-      this.memory.store(address | 0, Math.floor(address / 0x1_0000_0000) & 0xf_ffff, lo, hi, fill.size);
-      address += fill.size;
-      const sum = lo + fill.increment.lo;
-      lo = sum >>> 0;
-      hi = (hi + fill.increment.hi + (sum > 0xffff_ffff ? 1 : 0)) >>> 0;
     }
   }
 }

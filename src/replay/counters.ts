@@ -4,7 +4,7 @@
  * Rows are counted while replaying; fields follow from the kind, since every row of a kind compares the same fields.
  */
 
-import { OBS_KIND_COUNT, OBS_KIND_MASK, OBS_NAMES, Obs } from '../formats/observation.ts';
+import { OBS_KIND_COUNT, OBS_NAMES, Obs } from '../formats/observation.ts';
 
 /** Compared fields of a row, by kind. The row's word (kind, dimension, level, attributes) counts as one. */
 const FIELDS: readonly number[] = (() => {
@@ -46,14 +46,6 @@ export class Counters {
   readonly learned = new Float64Array(OBS_KIND_COUNT);
   /** Translations compared by their physical address only (accesses whose expectation travels in the step). */
   addressOnly = 0;
-
-  /** Counts rows that turned out to match after all. `addressOnly`: the first is known by its address only. */
-  countRows(rows: readonly { readonly op: number }[], addressOnly: boolean): void {
-    rows.forEach(({ op }, i) => {
-      if (addressOnly && i === 0) this.addressOnly++;
-      else this.rows[op & OBS_KIND_MASK]!++;
-    });
-  }
 
   byKind(): KindCount[] {
     const counts: KindCount[] = [];

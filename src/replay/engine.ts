@@ -23,6 +23,7 @@ import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from 
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { Counters } from './counters.ts';
+import type { Row } from './result.ts';
 
 /** Whether step `index` of a run takes part in the comparison. */
 export type StepFilter = (columns: StepColumns, index: number) => boolean;
@@ -41,7 +42,7 @@ const STEP_KIND = STEP_KIND_MASK;
 const ROW_KIND = OBS_KIND_MASK;
 const KNOWLEDGE = STORE_KNOWLEDGE;
 const EXPECTS_ADDRESS = ACCESS_EXPECTS_ADDRESS;
-const { ACCESS, STORE } = StepKind;
+const { ACCESS, GPA_ACCESS, STORE } = StepKind;
 const { ELEMENT, TRANSLATED, COMPLETED, FAULTED, NOT_MODELLED } = Obs;
 const FAULTS = OBS_FAULTS;
 const ROW_SIZE = ROW;
@@ -161,7 +162,8 @@ export class ReplayEngine {
     const seenRows = log.rows;
     const { rows } = this.counters;
     if (begin === end) {
-      if (count > 0 && stepKind === ACCESS && !this.countIfNotModelled()) this.unobserved++;
+      const access = stepKind === ACCESS || stepKind === GPA_ACCESS;
+      if (count > 0 && access && !this.countIfNotModelled()) this.unobserved++;
       return true;
     }
     let k = 0;
@@ -200,6 +202,16 @@ export class ReplayEngine {
     }
     while (k < count && !this.isVisible(log.op(k))) k++;
     return k === count;
+  }
+
+  /** Counts rows that turned out to match after all. `addressOnly`: the first is known by its address only. */
+  countAfterAll(rows: readonly Row[], addressOnly: boolean): void {
+    rows.forEach(({ op, addressLo, addressHi }, i) => {
+      const kind = op & ROW_KIND;
+      if (addressOnly && i === 0) this.counters.addressOnly++;
+      else this.counters.rows[kind]!++;
+      if (kind === ELEMENT && this.takeLearned(addressLo, addressHi)) this.counters.learned[kind]!++;
+    });
   }
 
   /** What a store of knowledge states is learned, once; what somebody stored predicts. */

@@ -18,6 +18,8 @@ export interface Expectation {
   readonly count: number;
   /** Their ordinals, where they are few enough to be listed. */
   readonly steps?: readonly number[];
+  /** Of which segment of the trace file; 0 if left out. */
+  readonly segment?: number;
 }
 
 export const EXPECTATIONS_FILE = 'expectations.json';
@@ -29,23 +31,25 @@ function checked(value: unknown, trace: string, index: number, file: string): Ex
   if (typeof value !== 'object' || value === null) return fail('is no object');
   const entry = value as Record<string, unknown>;
   for (const key of Object.keys(entry)) {
-    if (!['fault', 'reason', 'group', 'count', 'steps'].includes(key)) fail(`has an unknown field "${key}"`);
+    if (!['fault', 'reason', 'group', 'count', 'steps', 'segment'].includes(key)) fail(`has an unknown field "${key}"`);
   }
   const text = (key: string): string => {
     const field = entry[key];
     return typeof field === 'string' && field !== '' ? field : fail(`has no text "${key}"`);
   };
   const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
-  const { count, steps } = entry;
+  const { count, steps, segment } = entry;
   if (!isCount(count) || count === 0) return fail('has no positive "count"');
-  const result = { fault: text('fault'), reason: text('reason'), group: text('group'), count };
+  if (segment !== undefined && !isCount(segment)) return fail('has a "segment" that is no number from 0');
+  const where = segment === undefined ? {} : { segment };
+  const result = { ...where, fault: text('fault'), reason: text('reason'), group: text('group'), count };
   if (steps === undefined) return result;
   if (!Array.isArray(steps) || !steps.every(isCount)) return fail('has "steps" that is no list of ordinals');
   return { ...result, steps };
 }
 
-/** The expectations for the trace at `path`; none if there is no file. Throws E_EXPECTATIONS. */
-export function expectationsFor(path: string): Expectation[] {
+/** The expectations for a segment of the trace at `path`; none if there is no file. Throws E_EXPECTATIONS. */
+export function expectationsFor(path: string, segment = 0): Expectation[] {
   const file = join(dirname(path), EXPECTATIONS_FILE);
   if (path === '-' || !existsSync(file)) return [];
   let parsed: unknown;
@@ -61,7 +65,9 @@ export function expectationsFor(path: string): Expectation[] {
   const list = (parsed as Record<string, unknown>)[name];
   if (list === undefined) return [];
   if (!Array.isArray(list)) throw new Problem('E_EXPECTATIONS', `"${name}" is no list`, { file });
-  return list.map((entry, index) => checked(entry, name, index, file));
+  return list
+    .map((entry, index) => checked(entry, name, index, file))
+    .filter((each) => (each.segment ?? 0) === segment);
 }
 
 /** Matches divergences against expectations and tells at the end which did not hold. */

@@ -163,7 +163,7 @@ export class ReplaySession {
     this.adopt(recorded);
     if (judgement.kind === 'match') {
       if (this.header.adPolicy === 'unspecified') this.adoptAd(recorded, walk);
-      engine.counters.countRows(recorded.slice(at), expectsAddress(op) && at === 0);
+      engine.countAfterAll(recorded.slice(at), expectsAddress(op) && at === 0);
       return true;
     }
     if (judgement.kind === 'stale-allowed') {

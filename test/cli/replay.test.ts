@@ -380,6 +380,14 @@ describe('a trace cut short', () => {
     expect(stdout).toContain('step 9 (case.txt): diverged');
   });
 
+  test('is exit status 3 and told of also where --bail stops at expectations that do not hold', async () => {
+    const path = await cut('bail-cut/trace', twoChunks(GOOD));
+    const expectation = { fault: 'known-fault', reason: 'a test', group: 'a group', count: 1 };
+    writeFileSync(join(folder, 'bail-cut', 'expectations.json'), JSON.stringify({ 'trace.rwt': [expectation] }));
+    const { status, stderr } = await rewalk('replay', path, '--bail');
+    expect([status, stderr]).toEqual([3, expect.stringContaining('E_CUT_SHORT')]);
+  });
+
   test('a damaged chunk: what was read before is in the report', async () => {
     const path = await packed('damaged', twoChunks(DIVERGING));
     const bytes = readFileSync(path);

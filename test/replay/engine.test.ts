@@ -217,6 +217,11 @@ describe('steps that take no part', () => {
     expect([result.verdict, result.receipt.observationsPredicted]).toEqual(['nothing-compared', 0]);
   });
 
+  test('so is one to a guest-physical address', () => {
+    const result = replay([...OUTCOME_TRACE, { 'gpa-access': 'read', address: '0x5000' }]);
+    expect(result.receipt.skipped).toEqual({ 'accesses of which no outcome was recorded': 1 });
+  });
+
   test('with one outcome recorded the others do not spoil the verdict', () => {
     const result = replay([...OUTCOME_TRACE, access('read', '0x6008'), lands('read', '0x5008', '0x5008')]);
     expect([result.verdict, result.receipt.observationsPredicted]).toEqual(['match', 1]);

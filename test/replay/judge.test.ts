@@ -242,6 +242,24 @@ describe('a recorder that does not declare when it writes A and D', () => {
     expect(kind(pml4e, pdpte, pte, write, TO_PAGE_5)).toBe('diverged');
   });
 
+  test('what it read was learned, not predicted, also behind a write that stands elsewhere', () => {
+    const known: Line = { knowledge: true, provenance: 'inferred' };
+    const [pml4e, pdpte, pde] = READS as [Line, Line, Line];
+    const write = { 'entry-write': '0x1000', level: 4, value: '0x2067' };
+    const result = replay([
+      header({ adPolicy: undefined, observable: WALKS }),
+      state(),
+      store('0x1000', '0x2047', known),
+      ...TABLES.slice(1).map((line) => ({ ...line, ...known })),
+      access('read', '0x5008', {
+        walked: true,
+        expect: [{ ...pml4e, value: '0x2047' }, write, pdpte, pde, READS[3]!, TO_PAGE_5],
+      }),
+    ]);
+    expect(result.verdict).toBe('match');
+    expect(countsOf(result)).toEqual({ element: [4, 8, 4], 'entry-write': [1, 3, 0], translated: [1, 3, 0] });
+  });
+
   test('a declared policy is held to', () => {
     const declared = [header(), state(), ...TABLES.slice(0, 3), store('0x4028', '0x5005')];
     const leaving = (value: string): Line =>
