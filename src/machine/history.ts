@@ -47,7 +47,8 @@ export interface InvalidationScope {
   readonly exceptAsid?: number;
 }
 
-interface Invalidation extends InvalidationScope {
+interface Invalidation {
+  readonly scope: InvalidationScope;
   readonly step: number;
 }
 
@@ -148,7 +149,7 @@ export class History implements MemoryWatcher {
       this.invalidations = this.invalidations.slice(MAXIMUM_INVALIDATIONS / 2);
       this.forgotten = true;
     }
-    this.invalidations.push({ ...scope, step: this.now });
+    this.invalidations.push({ scope, step: this.now });
   }
 
   /** Earlier values of the 8-byte word that an address is in, newest first. */
@@ -168,7 +169,7 @@ export class History implements MemoryWatcher {
 
   /** Step of the first invalidation at or after step `from` that removes the entry, or undefined. */
   firstRemoval(from: number, entry: CachedEntry): number | undefined {
-    return this.invalidations.find((each) => each.step >= from && removes(each, entry))?.step;
+    return this.invalidations.find((each) => each.step >= from && removes(each.scope, entry))?.step;
   }
 }
 
