@@ -227,8 +227,27 @@ export class BareMachine implements Machine {
     return this.status === Walk.PAGE_FAULT ? this.cpuWalk : this.tdpWalk;
   }
 
+  /**
+   * Whether the TLB serves the access by an entry that agrees with the tables as they are; the translation is then in
+   * `tlb`. A question without any effect: most steps of a long trace need no more than its answer.
+   */
+  serves(op: number, lo: number, hi: number): boolean {
+    if (this.stale || (op & BYPASSES_TLB) !== 0) return false;
+    return this.findAllowed(lo, hi, accessBits(op)) && this.tlb.epoch === this.history.epoch;
+  }
+
   /** Serves the access from the TLB if an entry there allows it. */
   private hit(lo: number, hi: number, access: number): boolean {
+    if (!this.findAllowed(lo, hi, access)) return false;
+    const { tlb } = this;
+    if (tlb.epoch !== this.history.epoch) this.verifyHit(lo, hi, access);
+    this.servedByTlb = true;
+    this.pushTranslated(tlb, tlb.meta >>> ENTRY_PAGE_SHIFT);
+    return true;
+  }
+
+  /** Finds a TLB entry for the address that allows the access. */
+  private findAllowed(lo: number, hi: number, access: number): boolean {
     const { tlb, contexts, cpuWalk } = this;
     if (!tlb.find(lo, hi, contexts.context, contexts.space)) return false;
     const meta = tlb.meta;
@@ -238,15 +257,12 @@ export class BareMachine implements Machine {
     if ((access & OF_SHADOW_STACK) !== 0 || cpuWalk.format.keyMask !== 0) return false;
     const second = this.tdpWalk;
     if (second !== null) {
-      if (second.gmet && (access & FETCH) !== 0) return false;
+      if (second.gmet && (access & FETCHES) !== 0) return false;
       const secondRights = (meta >>> SECOND_SHIFT) & RIGHTS_MASK;
       if ((access & FETCHES) === 0 && (secondRights & ACC_READ) === 0) return false;
       if ((access & WRITES) !== 0 && (secondRights & ACC_WRITE) === 0) return false;
       if ((access & FETCHES) !== 0 && (secondRights & (ACC_EXEC | ACC_USER)) !== (ACC_EXEC | ACC_USER)) return false;
     }
-    if (tlb.epoch !== this.history.epoch) this.verifyHit(lo, hi, access);
-    this.servedByTlb = true;
-    this.pushTranslated(tlb, meta >>> ENTRY_PAGE_SHIFT);
     return true;
   }
 
