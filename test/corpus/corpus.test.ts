@@ -49,6 +49,13 @@ describe('the corpus', () => {
   });
 });
 
+test('every trace is sound', async () => {
+  const { status, stdout, stderr } = await rewalk('check', '--json', ...FILES);
+  const reports = JSON.parse(stdout) as { trace: string; sound: boolean }[];
+  expect(reports.filter(({ sound }) => !sound).map(({ trace }) => trace)).toEqual([]);
+  expect([status, stderr, reports.length]).toEqual([0, '', FILES.length]);
+});
+
 /** The names in a table of a README, where `*` stands for anything. */
 function namesIn(readme: string): RegExp[] {
   return [...readme.matchAll(/`([^`\s]+)`/g)].map(

@@ -11,6 +11,7 @@ import type { Dump } from './dump.ts';
 import { ImpliedAccesses } from './implied-accesses.ts';
 import type { Mark, MarkKind, MarkOf } from './marks.ts';
 import { type ExitCause, type Nesting, SvmNesting, type VmxNesting } from './nesting.ts';
+import { processorOf } from './processor.ts';
 import type { GuestRecording } from './recording.ts';
 import { RegisterFile } from './register-file.ts';
 import { StepWriter } from './step-writer.ts';
@@ -51,7 +52,7 @@ export class Scene {
     const count = (what: string) => this.count(what);
     this.tested = new TestedAccesses(this.writer, splitsRmw);
     this.told = new ToldState(this.writer, this.announcesRegisters, count);
-    this.tables = new TableKnowledge(this.writer, this.announcesStores, count);
+    this.tables = new TableKnowledge(this.writer, this.announcesStores, processorOf(this.marks).maxphyaddr, count);
     this.implied = new ImpliedAccesses(this.writer);
   }
 

@@ -45,6 +45,8 @@ export class TableKnowledge {
   /** The guest announces its stores. */
   private readonly announced: boolean;
   private readonly count: (what: string) => void;
+  /** The first address that the processor cannot form: 2^MAXPHYADDR. */
+  private readonly endOfMemory: bigint;
   private shape: TableShape = LONG_MODE;
   private second: SecondStage | undefined;
   private leaf = 0n;
@@ -57,9 +59,10 @@ export class TableKnowledge {
   /** Last announced store into each table page. */
   private readonly lastStore = new Map<bigint, bigint>();
 
-  constructor(writer: StepWriter, announced: boolean, count: (what: string) => void) {
+  constructor(writer: StepWriter, announced: boolean, maxphyaddr: number, count: (what: string) => void) {
     this.writer = writer;
     this.announced = announced;
+    this.endOfMemory = 1n << BigInt(maxphyaddr);
     this.count = count;
   }
 
@@ -221,21 +224,21 @@ export class TableKnowledge {
   /** Concludes what the tables above an access hold from the next dump. */
   learn(dump: Dump | undefined, address: bigint, leaf: bigint | undefined): void {
     if (dump === undefined) return;
-    const { second, writer, translate, told } = this;
-    learnPath(writer, dump, this.shape, this.root, address, leaf, told, translate);
+    const { second, writer, translate, told, endOfMemory } = this;
+    learnPath(writer, dump, this.shape, this.root, address, leaf, told, endOfMemory, translate);
     const entry = leaf === undefined || !writer.inL2 ? undefined : writer.memory.read(leaf, 8);
     if (second !== undefined && entry !== undefined) {
-      learnPath(writer, dump, second.shape, second.root, entry & FRAME_MASK, undefined, told);
+      learnPath(writer, dump, second.shape, second.root, entry & FRAME_MASK, undefined, told, endOfMemory);
     }
   }
 
   /** Concludes what maps the page at `address`, which was fetched from at that privilege. */
   learnFetched(dump: Dump | undefined, address: bigint, user: boolean): void {
     if (dump === undefined) return;
-    const { writer, translate } = this;
+    const { writer, translate, endOfMemory } = this;
     this.learn(dump, address, undefined);
     const place = entryAddress(writer.memory, this.shape, this.root, address, 1, translate);
-    if (place === undefined) return;
+    if (place === undefined || place >= endOfMemory) return;
     const dumped = dumpedEntry(dump, place) & ~ACCESSED;
     const entry = user ? dumped | USER : dumped & ~USER;
     if (writer.memory.read(place, 8) !== entry) writer.know(place, 8, entry, Provenance.INFERRED);
@@ -245,7 +248,8 @@ export class TableKnowledge {
   fixSecond(dump: Dump | undefined, gpa: bigint, entry: bigint): void {
     const { second, writer } = this;
     if (second === undefined) return;
-    if (dump !== undefined) learnPath(writer, dump, second.shape, second.root, gpa, undefined, this.told);
+    if (dump !== undefined)
+      learnPath(writer, dump, second.shape, second.root, gpa, undefined, this.told, this.endOfMemory);
     const address = entryAddress(writer.memory, second.shape, second.root, gpa, 1);
     if (address === undefined) this.count('entry whose place is not known');
     else writer.store(address, 8, entry, Provenance.MARK);

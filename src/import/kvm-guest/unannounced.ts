@@ -22,8 +22,9 @@ export function dumpedEntry(dump: Dump, address: bigint): bigint {
 }
 
 /**
- * Makes the entries above the leaf of `address` known, as `dump`, the next one, has them. The walk stops at `leaf`,
- * and takes entries in `told` as they are known.
+ * Makes the entries above the leaf of `address` known, as `dump`, the next one, has them. The walk stops at `leaf` and
+ * where no memory can be, at `endOfMemory` (below an entry with reserved address bits), and takes entries in `told` as
+ * they are known.
  */
 export function learnPath(
   writer: StepWriter,
@@ -33,12 +34,13 @@ export function learnPath(
   address: bigint,
   leaf: bigint | undefined,
   told: ReadonlySet<bigint>,
+  endOfMemory: bigint,
   translate?: TableAddress,
 ): void {
   const { memory } = writer;
   for (let level = shape.levels; level > 1; level--) {
     const place = entryAddress(memory, shape, root, address, level, translate);
-    if (place === undefined || place === leaf) return;
+    if (place === undefined || place === leaf || place >= endOfMemory) return;
     const known = memory.read(place, entrySize(shape));
     if (told.has(place)) continue;
     const dumped = dumpedEntry(dump, place);

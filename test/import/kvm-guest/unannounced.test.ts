@@ -68,6 +68,19 @@ describe('a recording without stores', () => {
     expect(steps.filter((step) => step.startsWith('know 207000'))).toEqual(['know 207000=209005 size 8 (inferred)']);
   });
 
+  it('concludes nothing of tables that no memory holds, below an entry with a reserved address bit', () => {
+    const steps = behindFirst(`
+      M level=3 entry@201008=8000000207007
+      T 1 mid-rsvd k=r u=0 ac=0 va=40001040 pte@209008=301001 cfg=wp
+      R 1 vec=14 err=9 cr2=40001040 pte=301001
+      M level=2 entry@207000=8000000209007
+      T 2 mid-rsvd k=fep-x u=0 ac=0 va=40001000 pte@209008=301001 cfg=wp
+      R 2 vec=14 err=19 cr2=40001000 pte=301001`);
+    expect(steps).toContain('know 201008=8000000207007 size 8 (inferred)');
+    expect(steps).toContain('know 207000=8000000209007 size 8 (inferred)');
+    expect(steps.filter((step) => /^know 8/.test(step))).toEqual([]);
+  });
+
   it('concludes that the prefix of an emulated fetch could be fetched', () => {
     const steps = behindFirst(`
       T 1 mtx k=fep-x u=0 ac=0 va=40001000 pte@209008=301001 cfg=wp
