@@ -41,18 +41,3 @@ export function parseHex64(text: string): Word64 | undefined {
     hi: split === 0 ? 0 : Number.parseInt(text.slice(0, split), 16),
   };
 }
-
-/** Bits 51:12 of a page-table entry (or of any physical address below 2^52) as a frame number. */
-export function frameOf(lo: number, hi: number): number {
-  return (hi & 0xf_ffff) * 0x10_0000 + (lo >>> 12);
-}
-
-/** Low half of `frame << 12`. */
-export function frameLo(frame: number): number {
-  return (frame << 12) >>> 0;
-}
-
-/** High half of `frame << 12`. */
-export function frameHi(frame: number): number {
-  return Math.floor(frame / 0x10_0000) >>> 0;
-}

@@ -2,17 +2,19 @@
 
 import { OBS_FOUR_BYTES, OBS_KIND_MASK, OBS_NAMES, Obs } from '../formats/observation.ts';
 import {
+  expectsAddress,
   INVALIDATION_MASK,
   INVALIDATION_SHIFT,
   INVALIDATION_TYPE_MASK,
   INVALIDATION_TYPE_SHIFT,
   Invalidation,
   STEP_KIND_MASK,
+  STEP_KIND_NAMES,
   STORE_SIZE_MASK,
   STORE_SIZE_SHIFT,
   StepKind,
 } from '../formats/step.ts';
-import { expectsAddress, STEP_KIND_NAMES, stepKindName } from '../report/steps.ts';
+import { stepKindName } from '../report/steps.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { Stimulus } from '../trace/stimulus.ts';
 import type { AddressRange } from './option-values.ts';

@@ -2,9 +2,16 @@
 
 import { exceptionName } from '../formats/decode/fault.ts';
 import { OBS_KIND_MASK, OBS_NAMES, OBS_VECTOR_MASK, OBS_VECTOR_SHIFT, Obs } from '../formats/observation.ts';
-import { ACCESS_CPL_MASK, ACCESS_CPL_SHIFT, ACCESS_USER, STEP_KIND_MASK, StepKind } from '../formats/step.ts';
+import {
+  ACCESS_CPL_MASK,
+  ACCESS_CPL_SHIFT,
+  ACCESS_USER,
+  expectsAddress,
+  STEP_KIND_MASK,
+  StepKind,
+} from '../formats/step.ts';
 import { ContextTracker, translationName } from '../report/row-context.ts';
-import { accessName, expectsAddress, provenanceName, stepKindName } from '../report/steps.ts';
+import { accessName, provenanceName, stepKindName } from '../report/steps.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { firstRow } from './step-filter.ts';

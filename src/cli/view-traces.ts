@@ -2,10 +2,11 @@
 
 import { hex64 } from '../bits/word64.ts';
 import { isFault, OBS_KIND_MASK, Obs } from '../formats/observation.ts';
+import { expectsAddress } from '../formats/step.ts';
 import { escapeControls } from '../report/escape.ts';
 import { ContextTracker } from '../report/row-context.ts';
 import { rowText } from '../report/rows.ts';
-import { expectsAddress, stepText } from '../report/steps.ts';
+import { stepText } from '../report/steps.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { headerObject, stateObject } from '../trace/text/header.ts';

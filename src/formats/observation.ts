@@ -12,6 +12,8 @@
  * | 31    | machine only: the value was first learned in this very step, so it predicts nothing |
  */
 
+import { namesByNumber } from './names.ts';
+
 export const Obs = {
   NONE: 0,
   /** A paging-structure entry was read: `address` where, `value` what. */
@@ -53,13 +55,13 @@ export type ObsKind = (typeof Obs)[keyof typeof Obs];
 export const OBS_KIND_COUNT = 17;
 
 /** Names by number, as the text form, the receipt and `--filter` spell them. */
-export const OBS_NAMES: readonly string[] = Object.keys(Obs).map((name) => name.toLowerCase().replaceAll('_', '-'));
+export const OBS_NAMES = namesByNumber(Obs);
 
 export const OBS_KIND_MASK = 0x1f;
 
 /** Whose tables: those that CR3 points at, EPT, NPT, or sub-page permission tables. */
 export const Dim = { GUEST: 0, EPT: 1, NPT: 2, SPP: 3 } as const;
-export const DIM_NAMES: readonly string[] = ['guest', 'ept', 'npt', 'spp'];
+export const DIM_NAMES = namesByNumber(Dim);
 export const OBS_DIM_SHIFT = 5;
 export const OBS_DIM_MASK = 3;
 export const OBS_LEVEL_SHIFT = 7;

@@ -11,6 +11,8 @@
  * A step also has two 64-bit operands, `address` and `operand`; each kind's comment says what they hold.
  */
 
+import { namesByNumber } from './names.ts';
+
 export const StepKind = {
   /** A rare stimulus: `operand` is the index of its message in the chunk's `stimulus` list. */
   RARE: 0,
@@ -36,6 +38,9 @@ export const StepKind = {
   PDPTE_LOAD: 10,
 } as const;
 
+/** Names by number, as `--kind` and the counts spell them. */
+export const STEP_KIND_NAMES = namesByNumber(StepKind);
+
 export const STEP_KIND_MASK = 0x1f;
 
 /** How an operand is known. */
@@ -50,11 +55,17 @@ export const Provenance = {
   INFERRED: 3,
 } as const;
 
+export const PROVENANCE_NAMES = namesByNumber(Provenance);
+
 export const PROVENANCE_SHIFT = 5;
 export const PROVENANCE_MASK = 3;
 
 // ACCESS and GPA_ACCESS
 export const AccessType = { READ: 0, WRITE: 1, FETCH: 2, RMW: 3 } as const;
+/** `read`, `write`, `fetch`, `rmw`: the keys of the text form. */
+export const ACCESS_TYPE_NAMES = namesByNumber(AccessType);
+/** The same as prose. */
+export const ACCESS_NAMES: readonly string[] = ['read', 'write', 'fetch', 'read-modify-write'];
 export const ACCESS_TYPE_SHIFT = 7;
 export const ACCESS_TYPE_MASK = 3;
 /** Shadow-stack access (SDM vol. 1 ch. 17). */
@@ -71,6 +82,10 @@ export const ACCESS_WALKED = 1 << 14;
 export const ACCESS_STACK = 1 << 15;
 /** The expected outcome is a translation to the physical address in `operand` (the commonest observation has no row). */
 export const ACCESS_EXPECTS_ADDRESS = 1 << 16;
+/** Whether the step expects, without a row for it, a translation to the address in its operand. */
+export function expectsAddress(op: number): boolean {
+  return (op & STEP_KIND_MASK) === StepKind.ACCESS && (op & ACCESS_EXPECTS_ADDRESS) !== 0;
+}
 /** Translated by the hypervisor's software on the guest's behalf, not by the processor. */
 export const ACCESS_SOFTWARE = 1 << 17;
 /** GPA_ACCESS: the paging-structure entry case (`p`), not the final address. */

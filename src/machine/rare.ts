@@ -1,7 +1,7 @@
 /** The rare stimuli, which travel as messages: what they do to memory. */
 
-import { assertUnreachable } from '../bits/brand.ts';
 import { Problem } from '../bits/problem.ts';
+import { assertUnreachable } from '../bits/unreachable.ts';
 import type { EntryFill, Stimulus } from '../trace/stimulus.ts';
 import type { Memory } from './memory.ts';
 

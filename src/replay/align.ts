@@ -1,7 +1,7 @@
 /** Recorded and replayed observations of a step side by side, once it is known that they differ. */
 
 import { isFault, OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
-import { ACCESS_EXPECTS_ADDRESS, STEP_KIND_MASK, StepKind } from '../formats/step.ts';
+import { expectsAddress } from '../formats/step.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO, type RowLog } from '../paging/row-log.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { ReplayEngine } from './engine.ts';
@@ -35,7 +35,7 @@ export function logRows(log: RowLog): Row[] {
 export function recordedRows(columns: StepColumns, index: number): Row[] {
   const op = columns.op[index]!;
   const rows: Row[] = [];
-  if ((op & STEP_KIND_MASK) === StepKind.ACCESS && (op & ACCESS_EXPECTS_ADDRESS) !== 0) {
+  if (expectsAddress(op)) {
     const addressLo = columns.operand[2 * index]!;
     const addressHi = columns.operand[2 * index + 1]!;
     rows.push({ op: Obs.TRANSLATED, addressLo, addressHi, valueLo: addressLo, valueHi: addressHi });
@@ -67,10 +67,6 @@ export function sameRow(recorded: Row, replayed: Row, addressOnly = false): bool
     recorded.valueLo === replayed.valueLo &&
     recorded.valueHi === replayed.valueHi
   );
-}
-
-export function expectsAddress(op: number): boolean {
-  return (op & STEP_KIND_MASK) === StepKind.ACCESS && (op & ACCESS_EXPECTS_ADDRESS) !== 0;
 }
 
 /** The machine's answer to a question row. */

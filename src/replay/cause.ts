@@ -17,15 +17,15 @@ import { REGISTER_NAMES } from '../formats/registers.ts';
 import {
   ACCESS_SOFTWARE,
   ACCESS_TYPE_MASK,
+  ACCESS_TYPE_NAMES,
   ACCESS_TYPE_SHIFT,
   ACCESS_USER,
   STEP_KIND_MASK,
+  STEP_KIND_NAMES,
   StepKind,
 } from '../formats/step.ts';
 import type { Row } from './result.ts';
 import { entryPlace, outcomeReason, rowKind } from './walk-fault.ts';
-
-const TYPES = ['read', 'write', 'fetch', 'rmw'];
 
 function hex(lo: number, hi: number): string {
   return `0x${hex64(lo, hi)}`;
@@ -73,8 +73,8 @@ export function groupOf(stepOp: number, recorded: Row | undefined, replayed: Row
   const access =
     kind === StepKind.ACCESS
       ? `${(stepOp & ACCESS_SOFTWARE) !== 0 ? 'software ' : ''}${(stepOp & ACCESS_USER) !== 0 ? 'user' : 'supervisor'} ` +
-        `${TYPES[(stepOp >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK]}`
-      : (Object.entries(StepKind).find(([, value]) => value === kind)?.[0] ?? '').toLowerCase().replaceAll('_', '-');
+        `${ACCESS_TYPE_NAMES[(stepOp >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK]}`
+      : (STEP_KIND_NAMES[kind] ?? '');
   const detail =
     recorded !== undefined && replayed !== undefined && name(recorded) === name(replayed)
       ? ` (${!sameAddress(recorded, replayed) ? 'address' : recorded.op !== replayed.op ? 'attributes' : differingBits(recorded, replayed)})`
@@ -171,7 +171,7 @@ function describe(row: Row): string {
   if (kind === Obs.TRANSLATED) return `a translation to ${hex(row.addressLo, row.addressHi)}`;
   if (kind === Obs.NESTED_WALK) {
     const what = (row.op & OBS_NESTED_OF_TABLE) !== 0 ? 'a page-table page' : 'the final address';
-    const type = TYPES[(row.op >>> OBS_NESTED_ACCESS_SHIFT) & OBS_NESTED_ACCESS_MASK];
+    const type = ACCESS_TYPE_NAMES[(row.op >>> OBS_NESTED_ACCESS_SHIFT) & OBS_NESTED_ACCESS_MASK];
     return `the second-stage translation of guest-physical ${hex(row.addressLo, row.addressHi)} (${what}) for ${type}`;
   }
   return name(row);

@@ -4,11 +4,11 @@
  */
 
 import { Dim, OBS_DIM_MASK, OBS_DIM_SHIFT, OBS_KIND_MASK, Obs } from '../formats/observation.ts';
-import { ACCESS_SOFTWARE, ACCESS_WALKED, STEP_KIND_MASK, StepKind } from '../formats/step.ts';
+import { ACCESS_SOFTWARE, ACCESS_WALKED, expectsAddress, STEP_KIND_MASK, StepKind } from '../formats/step.ts';
 import { LawfulOutcomes } from '../machine/lawful.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { AdPolicy } from '../trace/header.ts';
-import { type Aligned, answer, expectsAddress, isQuestion, logRows, sameRow } from './align.ts';
+import { type Aligned, answer, isQuestion, logRows, sameRow } from './align.ts';
 import type { ReplayEngine } from './engine.ts';
 import type { Judgement, Row } from './result.ts';
 

@@ -2,11 +2,11 @@
 
 import { OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
 import { REGISTER_COUNT } from '../formats/registers.ts';
-import { StepKind } from '../formats/step.ts';
+import { expectsAddress, STEP_KIND_NAMES, StepKind } from '../formats/step.ts';
 import { BareMachine } from '../machine/bare.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
-import { type Aligned, alignRows, expectsAddress, logRows } from './align.ts';
+import { type Aligned, alignRows, logRows } from './align.ts';
 import { causeOf, groupOf } from './cause.ts';
 import { ReplayEngine, type StepFilter } from './engine.ts';
 import { type Expectation, ExpectationBook } from './expectations.ts';
@@ -29,8 +29,6 @@ export interface ReplayOptions {
   /** Names of what may be not modelled without spoiling the verdict. */
   readonly allowUnmodelled?: readonly string[];
 }
-
-const STEP_KIND_NAMES = Object.keys(StepKind).map((name) => name.toLowerCase().replaceAll('_', '-'));
 
 /** Groups kept; further shapes are counted together. */
 const MAXIMUM_GROUPS = 1000;

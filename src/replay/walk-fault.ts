@@ -21,7 +21,7 @@ import {
   Obs,
 } from '../formats/observation.ts';
 import { CR0_WP, CR4_SMAP, CR4_SMEP, EFER_LMA, Reg } from '../formats/registers.ts';
-import { ACCESS_TYPE_MASK, ACCESS_TYPE_SHIFT, ACCESS_USER, AccessType } from '../formats/step.ts';
+import { ACCESS_NAMES, ACCESS_TYPE_MASK, ACCESS_TYPE_SHIFT, ACCESS_USER, AccessType } from '../formats/step.ts';
 import { PFEC_P, PFEC_PK, PFEC_RSVD } from '../paging/access.ts';
 import type { Row } from './result.ts';
 
@@ -106,7 +106,7 @@ function secondStageReason(rows: readonly Row[], dim: number): string {
     walk === undefined
       ? 'the second stage'
       : `${(walk.op & OBS_NESTED_OF_TABLE) !== 0 ? 'the translation of a guest page-table page' : 'the final translation'}` +
-        ` (${['read', 'write', 'fetch', 'read-modify-write'][(walk.op >>> OBS_NESTED_ACCESS_SHIFT) & OBS_NESTED_ACCESS_MASK]})`;
+        ` (${ACCESS_NAMES[(walk.op >>> OBS_NESTED_ACCESS_SHIFT) & OBS_NESTED_ACCESS_MASK]})`;
   return `${what} of guest-physical 0x${walk === undefined ? '?' : hex64(walk.addressLo, walk.addressHi)} ended at ${last === undefined ? 'its root' : `the ${entryPlace(last)}`}`;
 }
 

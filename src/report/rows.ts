@@ -48,6 +48,7 @@ import {
   Obs,
 } from '../formats/observation.ts';
 import { REGISTER_NAMES, Reg } from '../formats/registers.ts';
+import { ACCESS_NAMES } from '../formats/step.ts';
 
 /** What the meaning of entries depends on beyond the row; all of it optional. */
 export interface RowContext extends EntryContext, EptContext, QualificationContext {
@@ -56,9 +57,6 @@ export interface RowContext extends EntryContext, EptContext, QualificationConte
   /** Paging mode of the host, which nested page tables follow (APM vol. 2 15.25.3). */
   readonly hostPaging?: PagingMode | undefined;
 }
-
-/** An access type as text: `read`, `write`, `fetch`, `read-modify-write`. */
-export const ACCESS_NAMES: readonly string[] = ['read', 'write', 'fetch', 'read-modify-write'];
 
 const PAGE_FAULT = 14;
 

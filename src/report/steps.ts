@@ -6,9 +6,9 @@ import {
   ACCESS_AC,
   ACCESS_CPL_MASK,
   ACCESS_CPL_SHIFT,
-  ACCESS_EXPECTS_ADDRESS,
   ACCESS_LENGTH_MASK,
   ACCESS_LENGTH_SHIFT,
+  ACCESS_NAMES,
   ACCESS_OF_TABLE,
   ACCESS_SHADOW_STACK,
   ACCESS_SOFTWARE,
@@ -26,10 +26,12 @@ import {
   NESTED_TLB_CONTROL_MASK,
   NESTED_TLB_CONTROL_SHIFT,
   PROVENANCE_MASK,
+  PROVENANCE_NAMES,
   PROVENANCE_SHIFT,
   Provenance,
   REGISTER_WRITE_TASK_SWITCH,
   STEP_KIND_MASK,
+  STEP_KIND_NAMES,
   STEP_REGISTER_MASK,
   STEP_REGISTER_SHIFT,
   STORE_KNOWLEDGE,
@@ -39,14 +41,7 @@ import {
 } from '../formats/step.ts';
 import type { Stimulus } from '../trace/stimulus.ts';
 import { escapeControls } from './escape.ts';
-import { ACCESS_NAMES, type RowContext, registerName, registerWords } from './rows.ts';
-
-/** Names by number, as `--kind` and the counts spell them. */
-export const STEP_KIND_NAMES: readonly string[] = Object.keys(StepKind).map((name) =>
-  name.toLowerCase().replaceAll('_', '-'),
-);
-
-export const PROVENANCE_NAMES: readonly string[] = Object.keys(Provenance).map((name) => name.toLowerCase());
+import { type RowContext, registerName, registerWords } from './rows.ts';
 
 function hex(lo: number, hi: number): string {
   return `0x${hex64(lo, hi)}`;
@@ -66,11 +61,6 @@ export function provenanceName(op: number): string {
 /** `read`, `write`, `fetch`, `read-modify-write` of an ACCESS or GPA_ACCESS. */
 export function accessName(op: number): string {
   return ACCESS_NAMES[(op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK] ?? '';
-}
-
-/** Whether the step expects, without a row for it, a translation to the address in its operand. */
-export function expectsAddress(op: number): boolean {
-  return (op & STEP_KIND_MASK) === StepKind.ACCESS && (op & ACCESS_EXPECTS_ADDRESS) !== 0;
 }
 
 /** `write  user  cpl3 0x40001040 len 8`. */

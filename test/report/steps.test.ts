@@ -11,6 +11,7 @@ import {
   ACCESS_USER,
   ACCESS_WALKED,
   AccessType,
+  expectsAddress,
   INVALIDATION_SHIFT,
   INVALIDATION_TYPE_SHIFT,
   Invalidation,
@@ -24,7 +25,7 @@ import {
   STORE_SIZE_SHIFT,
   StepKind,
 } from '../../src/formats/step.ts';
-import { expectsAddress, stepKindName, stepText } from '../../src/report/steps.ts';
+import { stepKindName, stepText } from '../../src/report/steps.ts';
 import type { Stimulus } from '../../src/trace/stimulus.ts';
 
 function text(op: number, address = 0n, operand = 0n, stimuli: readonly Stimulus[] = []): string {

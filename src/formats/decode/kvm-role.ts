@@ -4,7 +4,7 @@
  */
 
 import type { Word64 } from '../../bits/word64.ts';
-import { bitsOf, type DecodedWord, decodeWord, type FieldSpec, field, flag, reserved } from './word.ts';
+import { type DecodedWord, decodeWord, type FieldSpec, field, flag, reserved } from './word.ts';
 
 /** Kernel generations that differ in layouts and encodings. */
 export const KVM_PROFILES = ['6.1', '7.3'] as const;
@@ -157,9 +157,4 @@ export function decodeCpuRole(word: Word64, profile: KvmProfile): DecodedWord {
     short: `${base.short}; ${extended.short}`,
     fields: [...base.fields, ...raised],
   };
-}
-
-/** Level of a base role. */
-export function roleLevel(word: Word64): number {
-  return bitsOf(word, 3, 0);
 }

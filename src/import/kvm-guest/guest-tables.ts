@@ -40,7 +40,6 @@ const identity: TableAddress = (address) => address;
 
 /**
  * Where the entry of `level` for `address` is, or `undefined` if an entry above it is absent or not known.
- * `visit`, if given, is called for every entry above with its level and place.
  */
 export function entryAddress(
   memory: KnownMemory,
@@ -49,14 +48,12 @@ export function entryAddress(
   address: bigint,
   level: number,
   translate: TableAddress = identity,
-  visit?: (level: number, entryAt: bigint) => void,
 ): bigint | undefined {
   const size = entrySize(shape);
   let table = translate(root & (shape.levels === 3 ? 0xffff_ffe0n : FRAME_MASK));
   for (let at: number = shape.levels; table !== undefined; at--) {
     const place: bigint = table + indexAt(shape, address, at) * BigInt(size);
     if (at === level) return place;
-    visit?.(at, place);
     const entry = memory.read(place, size);
     if (entry === undefined || (entry & shape.present) === 0n) return undefined;
     table = translate(entry & FRAME_MASK);

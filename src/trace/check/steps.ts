@@ -23,6 +23,7 @@ import {
   ACCESS_LENGTH_MASK,
   ACCESS_LENGTH_SHIFT,
   ACCESS_USER,
+  expectsAddress,
   STEP_KIND_MASK,
   STEP_REGISTER_MASK,
   STEP_REGISTER_SHIFT,
@@ -209,7 +210,7 @@ export class StepRules {
     const op = columns.op[step]!;
     const legal = LEGAL_ROWS[op & STEP_KIND_MASK]!;
     const isAccess = (op & STEP_KIND_MASK) === StepKind.ACCESS;
-    let translated = isAccess && (op & ACCESS_EXPECTS_ADDRESS) !== 0 ? 1 : 0;
+    let translated = expectsAddress(op) ? 1 : 0;
     for (let row = start; row < end; row++) {
       const kind = columns.observationOp[row]! & OBS_KIND_MASK;
       if (((legal >>> kind) & 1) === 0) {

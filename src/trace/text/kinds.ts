@@ -42,10 +42,10 @@ import {
   ACCESS_SOFTWARE,
   ACCESS_STACK,
   ACCESS_TYPE_MASK,
+  ACCESS_TYPE_NAMES,
   ACCESS_TYPE_SHIFT,
   ACCESS_USER,
   ACCESS_WALKED,
-  AccessType,
   INVALIDATION_MASK,
   INVALIDATION_SHIFT,
   INVALIDATION_TYPE_MASK,
@@ -55,8 +55,8 @@ import {
   NESTED_TLB_CONTROL_MASK,
   NESTED_TLB_CONTROL_SHIFT,
   PROVENANCE_MASK,
+  PROVENANCE_NAMES,
   PROVENANCE_SHIFT,
-  Provenance,
   REGISTER_WRITE_TASK_SWITCH,
   STEP_KIND_MASK,
   STEP_REGISTER_MASK,
@@ -86,9 +86,6 @@ interface Draft {
   readonly bits: number;
   readonly mask?: number;
 }
-
-const lower = (table: Record<string, number>): string[] =>
-  Object.keys(table).map((name) => name.toLowerCase().replaceAll('_', '-'));
 
 const flag = (name: string, bit: number): Field => ({ type: 'flag', name, bit });
 const address = (name: string): Field => ({ type: 'word', name, of: 'address' });
@@ -135,7 +132,7 @@ function complete(
   });
 }
 
-const PROVENANCE = named('provenance', PROVENANCE_SHIFT, PROVENANCE_MASK, lower(Provenance));
+const PROVENANCE = named('provenance', PROVENANCE_SHIFT, PROVENANCE_MASK, PROVENANCE_NAMES);
 
 /** Privilege level where the text gives none: 3 for a user access, else 0. */
 const usualCpl = (op: number): number => ((op & ACCESS_USER) !== 0 ? 3 : 0);
@@ -155,7 +152,7 @@ const ACCESS_FIELDS: readonly Field[] = [
   second('operand'),
 ];
 
-const accessType = (name: string): Field => named(name, ACCESS_TYPE_SHIFT, ACCESS_TYPE_MASK, lower(AccessType));
+const accessType = (name: string): Field => named(name, ACCESS_TYPE_SHIFT, ACCESS_TYPE_MASK, ACCESS_TYPE_NAMES);
 const register = (name: string): Field => named(name, STEP_REGISTER_SHIFT, STEP_REGISTER_MASK, REGISTER_NAMES);
 const TYPE = number('type', INVALIDATION_TYPE_SHIFT, INVALIDATION_TYPE_MASK);
 
@@ -222,7 +219,7 @@ const OBSERVATION_DRAFTS: readonly Draft[] = [
     main: address('nested-walk'),
     bits: Obs.NESTED_WALK,
     fields: [
-      named('access', OBS_NESTED_ACCESS_SHIFT, OBS_NESTED_ACCESS_MASK, lower(AccessType)),
+      named('access', OBS_NESTED_ACCESS_SHIFT, OBS_NESTED_ACCESS_MASK, ACCESS_TYPE_NAMES),
       flag('ofTable', OBS_NESTED_OF_TABLE),
       flag('noLinear', OBS_NESTED_NO_LINEAR),
       flag('user', OBS_NESTED_USER),
