@@ -1,4 +1,4 @@
-/** `rewalk bench`: how fast decoding, TLB hits and 2-D walks are here and now, as rates and as ratios of one run. */
+/** `rewalk bench`: how fast decoding, TLB hits, 2-D walks and the emulated KVM are here and now, as rates and as ratios of one run. */
 
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -11,7 +11,7 @@ const HITS = fileURLToPath(new URL('../../traces/walklog/hits-access.rwt', impor
 
 export const bench = defineCommand({
   command: 'bench',
-  describe: 'Measure decoding, replay of TLB hits and 2-D walks',
+  describe: 'Measure decoding, replay of TLB hits, 2-D walks and the emulated KVM',
   examples: [
     ['rewalk bench', 'rates on this machine'],
     ['rewalk bench --native', 'and the ratio to a C walker over the same tables (needs a C compiler)'],
@@ -29,6 +29,7 @@ export const bench = defineCommand({
   },
   async run(args, context) {
     const { measureTrace, measureWalks } = await import('../bench/measure.ts');
+    const { measureKvm } = await import('../bench/kvm.ts');
     const { benchLines } = await import('../report/bench-text.ts');
     const rounds = args.rounds ?? 5;
     const path = args.trace ?? (existsSync(HITS) ? HITS : undefined);
@@ -36,10 +37,13 @@ export const bench = defineCommand({
     try {
       const walks = measureWalks(rounds, args.native);
       await context.breathe();
+      progress.update(() => 'measuring the emulated KVM');
+      const kvm = measureKvm(rounds);
+      await context.breathe();
       progress.update(() => 'measuring decoding and replay');
       const trace = path === undefined ? undefined : measureTrace(path, rounds);
-      if (context.json) context.out.json({ walks, trace });
-      else context.out.lines(benchLines(walks, trace));
+      if (context.json) context.out.json({ walks, kvm, trace });
+      else context.out.lines(benchLines(walks, kvm, trace));
       if (path === undefined) context.note('no trace to decode and replay: name one with --trace');
     } finally {
       progress.done();

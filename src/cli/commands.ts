@@ -10,7 +10,9 @@ import { check } from './check.ts';
 import type { Command } from './command.ts';
 import { convert } from './convert.ts';
 import { decode } from './decode.ts';
+import { generate } from './generate.ts';
 import { importCommand } from './import.ts';
+import { mutants } from './mutants.ts';
 import { recover } from './recover.ts';
 import { replay } from './replay.ts';
 import { stats } from './stats.ts';
@@ -20,10 +22,12 @@ export const COMMANDS: readonly Command[] = [
   replay,
   view,
   stats,
+  mutants,
   decode,
   check,
   recover,
   importCommand,
   convert,
+  generate,
   bench,
 ];

@@ -34,6 +34,12 @@ export interface InputLook {
 /** The log of a guest; with the guest's name before it where several were recorded at once. */
 const GUEST_LOG = /^(?:[^_]+_)?vmm\.log\.gz$/;
 
+const KVM_TRACES: ReadonlySet<string> = new Set(['trace.dat', 'trace.txt.gz', 'trace.txt']);
+/** How a file of trace-cmd begins. */
+const TRACE_DAT = '\x17\x08\x44tracing';
+/** An event of KVM's in any dialect of the text. */
+const KVM_EVENT_LINE = /: (?:kvm:|kvmmmu:)?(?:kvm_entry|kvm_exit|kvm_mmu_\w+|kvm_page_fault): /;
+
 export const IMPORT_FORMATS: readonly ImportFormat[] = [
   {
     name: 'walklog',
@@ -53,6 +59,18 @@ export const IMPORT_FORMATS: readonly ImportFormat[] = [
       const { importKvmGuest } = await import('../import/kvm-guest/import-kvm-guest.ts');
       return importKvmGuest(path, sink, vm === undefined ? {} : { vm });
     },
+  },
+  {
+    name: 'kvm',
+    summary: "KVM's own tracepoints (trace.dat or text, alone or in the folder of a recording)",
+    looksLike: 'a trace of the kvm and kvmmmu events (trace-cmd, ftrace, perf script), or a folder that holds one',
+    fits: ({ folder, head }) =>
+      folder?.some((name) => KVM_TRACES.has(name)) === true ||
+      head.startsWith(TRACE_DAT) ||
+      head.startsWith('# tracer:') ||
+      KVM_EVENT_LINE.test(head),
+    options: [],
+    import: async (path, sink) => (await import('../import/kvm/import-kvm.ts')).importKvm(path, sink),
   },
 ];
 

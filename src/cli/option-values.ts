@@ -31,6 +31,17 @@ export function oneText(option: string) {
   return (value: unknown): string | undefined => (value === undefined ? undefined : once(option, value));
 }
 
+/** A yargs `coerce` for one of `choices`. */
+export function oneOf<Choice extends string>(option: string, choices: readonly Choice[]) {
+  return (value: unknown): Choice | undefined => {
+    if (value === undefined) return undefined;
+    const text = once(option, value);
+    const choice = choices.find((each) => each === text);
+    if (choice === undefined) throw usage(option, text, `expected ${choices.join(' or ')}`);
+    return choice;
+  };
+}
+
 /** The word that a hexadecimal text spells, with or without 0x; underscores may group digits. */
 export function hexWordValue(option: string, text: string): Word64 {
   const word = parseHex64(text.replace(/^0x/i, '').replaceAll('_', ''));

@@ -2,12 +2,21 @@
 
 import { ExitStatus } from '../bits/problem.ts';
 import { expectationsFor } from '../replay/expectations.ts';
+import type { MachineChoice } from '../replay/machines.ts';
 import type { ReplayResult, Verdict } from '../replay/result.ts';
 import { type ReplayOptions, ReplaySession } from '../replay/session.ts';
 import { totalsOf } from '../replay/totals.ts';
 import { escapeControls } from '../report/escape.ts';
 import { replayObject } from '../report/replay-json.ts';
-import { divergenceLines, groupLines, receiptLines, summaryLine, totalLines } from '../report/replay-text.ts';
+import {
+  divergenceLines,
+  groupLines,
+  receiptLines,
+  scenarioLines,
+  summaryLine,
+  totalLines,
+} from '../report/replay-text.ts';
+import { guestDifferenceLines, guestGroupLines } from '../report/same-guest.ts';
 import { countText } from '../report/table.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import type { TraceItem } from '../trace/reader.ts';
@@ -27,6 +36,7 @@ export interface ReplayTracesOptions {
   readonly minPredicted: number;
   readonly allowUnmodelled: readonly string[];
   readonly expectations: boolean;
+  readonly machine: MachineChoice;
 }
 
 const STATUS: Readonly<Record<Verdict, number>> = {
@@ -37,11 +47,12 @@ const STATUS: Readonly<Record<Verdict, number>> = {
 };
 
 function sessionOptions(path: string, segment: number, options: ReplayTracesOptions): ReplayOptions {
-  const { maxDiffs, bail, from, to, filter, allowUnmodelled } = options;
+  const { maxDiffs, bail, from, to, filter, allowUnmodelled, machine } = options;
   return {
     maxDiffs,
     bail,
     allowUnmodelled,
+    machine,
     ...(from === 0 ? {} : { from }),
     ...(to === Number.POSITIVE_INFINITY ? {} : { to: to + 1 }),
     ...(filter === undefined ? {} : { filter: (columns, index) => selectStep(columns, index, filter) !== 'none' }),
@@ -113,6 +124,7 @@ export async function replayTraces(
   if (context.json) {
     context.out.json({ results: objects, totals, minPredicted: options.minPredicted, exitStatus: status });
   } else if (results.length > 0) {
+    if (results.length > 1) context.out.lines(scenarioLines(results));
     if (results.length > 1) context.out.lines(totalLines(totals, context.paint));
     if (!enough) {
       const sentence = `only ${countText(totals.observationsPredicted)} observations were predicted and equal, --min-predicted asks for ${countText(options.minPredicted)}`;
@@ -128,8 +140,12 @@ function print(result: ReplayResult, header: TraceHeader, full: boolean, { out, 
     out.lines(receiptLines(receipt));
   }
   out.line(summaryLine(result, paint));
+  for (const { step, sentence } of full ? [] : receipt.brokenInvariants.slice(0, 1))
+    out.line(`  invariant broken at step ${step}: ${escapeControls(sentence)}`);
   for (const sentence of full ? [] : receipt.brokenExpectations)
     out.line(`  expectation does not hold: ${escapeControls(sentence)}`);
   for (const divergence of divergences) out.lines(divergenceLines(divergence, header, paint));
   out.lines(groupLines(receipt));
+  for (const difference of result.guestDifferences ?? []) out.lines(guestDifferenceLines(difference, header, paint));
+  if (receipt.sameGuest !== undefined) out.lines(guestGroupLines(receipt.sameGuest));
 }

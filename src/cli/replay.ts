@@ -1,13 +1,28 @@
 /** `rewalk replay`: the main job. Steps into the machine, observations compared, verdict and exit status. */
 
 import { ExitStatus, Problem } from '../bits/problem.ts';
+import { KVM_PROFILES } from '../formats/decode/kvm-role.ts';
 import { NOT_MODELLED_NAMES, OBS_NAMES } from '../formats/observation.ts';
+import type { MachineChoice, MachineName } from '../replay/machines.ts';
 import { defineCommand, jsonOption } from './command.ts';
-import { addressRange, frameRange, names, wholeNumber } from './option-values.ts';
+import { mutantNumbers } from './mutant-names.ts';
+import { addressRange, frameRange, names, oneOf, wholeNumber } from './option-values.ts';
 import { FILTER_KINDS, type StepFilter } from './step-filter.ts';
 import { rangeOptions, stepRange } from './step-range.ts';
 import { suggestion } from './suggest.ts';
 import { traceFiles, tracesPositional } from './traces.ts';
+
+const MACHINES = ['bare', 'kvm'] as const satisfies readonly MachineName[];
+const SWITCH = ['on', 'off'] as const;
+
+const machineName = oneOf('--machine', MACHINES);
+const profileName = oneOf('--profile', KVM_PROFILES);
+const tdpSwitch = oneOf('--tdp', SWITCH);
+const tdpMmuSwitch = oneOf('--tdp-mmu', SWITCH);
+
+function switched(value: string | undefined): boolean | undefined {
+  return value === undefined ? undefined : value === 'on';
+}
 
 const FILTERS = ['kind', 'observed', 'gva', 'entry', 'gfn'];
 
@@ -45,11 +60,43 @@ export const replay = defineCommand({
   describe: 'Replay traces on the emulated machine and compare, step by step, with what was recorded',
   examples: [
     ['rewalk replay traces', 'the whole corpus; exit status 1 if anything diverged'],
+    ['rewalk replay trace.rwt --machine kvm --tdp off', 'the same guest above an emulated KVM with shadow paging'],
     ['rewalk replay trace.rwt --bail', 'stop at the first divergence'],
     ['rewalk replay trace.rwt --filter gva=0x40001000+0x1000 --json', 'compare the accesses to one page only'],
   ],
   positionals: tracesPositional,
   options: {
+    machine: {
+      type: 'string',
+      coerce: machineName,
+      describe: 'bare: a processor; kvm: with an emulated KVM below it [as recorded]',
+    },
+    profile: {
+      type: 'string',
+      coerce: profileName,
+      describe: `Kernel that the emulated KVM behaves like: ${KVM_PROFILES.join(', ')} [as recorded]`,
+    },
+    tdp: {
+      type: 'string',
+      coerce: tdpSwitch,
+      describe: 'Two-dimensional paging, on or off (shadow paging) [as recorded]',
+    },
+    'tdp-mmu': {
+      type: 'string',
+      coerce: tdpMmuSwitch,
+      describe: 'Direct tables by the TDP MMU, on or off (legacy) [as recorded]',
+    },
+    mutant: {
+      type: 'string',
+      array: true,
+      coerce: mutantNumbers,
+      describe: 'Put a historical bug into the emulated KVM: a name of rewalk mutants',
+    },
+    'check-invariants': {
+      type: 'boolean',
+      default: false,
+      describe: "Check the invariants of the emulated KVM's tables after every step (slow)",
+    },
     'max-diffs': {
       type: 'string',
       coerce: wholeNumber('--max-diffs'),
@@ -82,6 +129,16 @@ export const replay = defineCommand({
     ...jsonOption,
   },
   async run(args, context) {
+    const machine: MachineChoice = {
+      machine: args.machine,
+      profile: args.profile,
+      tdp: switched(args.tdp),
+      tdpMmu: switched(args['tdp-mmu']),
+      mutants: args.mutant,
+      checkInvariants: args['check-invariants'],
+    };
+    const { checkChoice } = await import('../replay/machines.ts');
+    checkChoice(machine);
     const files = traceFiles(args.traces);
     const { replayTraces } = await import('./replay-traces.ts');
     const { from, to } = stepRange(args);
@@ -97,6 +154,7 @@ export const replay = defineCommand({
         minPredicted: args['min-predicted'] ?? 1,
         allowUnmodelled: [...(args['allow-unmodelled'] ?? [])],
         expectations: args.expectations,
+        machine,
       },
       context,
     );

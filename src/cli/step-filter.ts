@@ -1,8 +1,18 @@
 /** Which steps, and which of their observations, `view` shows. */
 
-import { OBS_FOUR_BYTES, OBS_KIND_MASK, OBS_NAMES, Obs } from '../formats/observation.ts';
+import { KVM_EVENT_NAMES, kvmEventOf } from '../formats/kvm-event.ts';
+import { KVM_EVENT_FIELDS } from '../formats/kvm-event-fields.ts';
+import {
+  OBS_FOUR_BYTES,
+  OBS_KIND_MASK,
+  OBS_LEVEL_MASK,
+  OBS_LEVEL_SHIFT,
+  OBS_NAMES,
+  Obs,
+} from '../formats/observation.ts';
 import {
   expectsAddress,
+  FAULT_MISCONFIG,
   INVALIDATION_MASK,
   INVALIDATION_SHIFT,
   INVALIDATION_TYPE_MASK,
@@ -22,7 +32,7 @@ import type { AddressRange } from './option-values.ts';
 export interface StepFilter {
   /** Names of step kinds. */
   readonly kinds: ReadonlySet<string> | undefined;
-  /** Names of observation kinds, one of which the step must have. */
+  /** Names of observation kinds or KVM events, one of which the step must have. */
   readonly observed: ReadonlySet<string> | undefined;
   /** Linear addresses. */
   readonly linear: AddressRange | undefined;
@@ -33,8 +43,19 @@ export interface StepFilter {
 /** Kinds of steps that a filter can name: those in columns, and each kind of rare stimulus. */
 export const FILTER_KINDS: readonly string[] = [
   ...STEP_KIND_NAMES.filter((name) => name !== 'rare'),
-  ...(['page-image', 'entry-fill', 'note'] satisfies Stimulus['kind'][]),
+  ...([
+    'page-image',
+    'entry-fill',
+    'note',
+    'memslot',
+    'dirty-log',
+    'notifier',
+    'hypervisor',
+  ] satisfies Stimulus['kind'][]),
 ];
+
+/** What a step can be observed to show: kinds of observation, and KVM's events each by its own name. */
+export const FILTER_OBSERVATIONS: readonly string[] = [...OBS_NAMES.slice(1), ...KVM_EVENT_NAMES.slice(1)];
 
 /** `'none'`, or the observations to show: all of the step's, or those at these positions. */
 export type Selected = 'none' | 'all' | readonly number[];
@@ -59,15 +80,25 @@ function namesAddress(op: number): boolean {
   return (which === Invalidation.INVPCID || which === Invalidation.INVVPID) && type === 0;
 }
 
-function isLinear(columns: StepColumns, step: number, range: AddressRange): boolean {
+/** Whether a fault's address is a guest-physical one: under two-dimensional paging, and where EPT is misconfigured. */
+function isPhysicalFault(op: number, tdp: boolean): boolean {
+  return tdp || (op & FAULT_MISCONFIG) !== 0;
+}
+
+function isLinear(columns: StepColumns, step: number, range: AddressRange, tdp: boolean): boolean {
   const op = columns.op[step]!;
   const kind = op & STEP_KIND_MASK;
-  if (kind !== StepKind.ACCESS && !(kind === StepKind.INVALIDATE && namesAddress(op))) return false;
+  const has =
+    kind === StepKind.ACCESS ||
+    kind === StepKind.SOFTWARE_WALK ||
+    (kind === StepKind.INVALIDATE && namesAddress(op)) ||
+    (kind === StepKind.FAULT_EXIT && !isPhysicalFault(op, tdp));
+  if (!has) return false;
   return overlaps(range, columns.address[2 * step]!, columns.address[2 * step + 1]!, 1);
 }
 
 /** Whether the step itself, leaving its observations aside, touches physical memory in the range. */
-function touches(columns: StepColumns, step: number, range: AddressRange): boolean {
+function touches(columns: StepColumns, step: number, range: AddressRange, tdp: boolean): boolean {
   const op = columns.op[step]!;
   const [lo, hi] = [columns.address[2 * step]!, columns.address[2 * step + 1]!];
   switch (op & STEP_KIND_MASK) {
@@ -85,12 +116,43 @@ function touches(columns: StepColumns, step: number, range: AddressRange): boole
     case StepKind.RARE: {
       const stimulus = columns.stimuli[columns.operand[2 * step]!];
       if (stimulus?.kind === 'page-image') return overlaps(range, stimulus.address.lo, stimulus.address.hi, 4096);
+      if (stimulus?.kind === 'memslot') {
+        const { address, size } = stimulus;
+        return overlaps(range, address.lo, address.hi, size.hi * 0x1_0000_0000 + size.lo);
+      }
       if (stimulus?.kind !== 'entry-fill') return false;
       return overlaps(range, stimulus.address.lo, stimulus.address.hi, Math.max(1, stimulus.count * stimulus.size));
+    }
+    case StepKind.FAULT_EXIT:
+      return isPhysicalFault(op, tdp) && overlaps(range, lo, hi, 1);
+    case StepKind.HOST_PAGES: {
+      const count = columns.operand[2 * step + 1]! * 0x1_0000_0000 + columns.operand[2 * step]!;
+      return overlaps(range, lo, hi, count * 4096);
     }
     default:
       return false;
   }
+}
+
+/** Whether a KVM event names a guest frame or a guest-physical address in the range. */
+function eventTouches(columns: StepColumns, row: number, range: AddressRange): boolean {
+  const op = columns.observationOp[row]!;
+  for (const field of KVM_EVENT_FIELDS[kvmEventOf(op)] ?? []) {
+    if (field.row !== 0 || (field.kind !== 'gfn' && field.name !== 'gpa')) continue;
+    const column = field.column === 'address' ? columns.observationAddress : columns.observationValue;
+    const [lo, hi] = [column[2 * row]!, column[2 * row + 1]!];
+    if (field.kind !== 'gfn') {
+      if (overlaps(range, lo, hi, 4)) return true;
+      continue;
+    }
+    // Frame numbers, of as many frames as an entry of the event's level maps.
+    const level = Math.max(1, (op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK);
+    const frames = 2 ** (9 * (level - 1));
+    const frame = Math.floor((hi * 0x1_0000_0000 + lo) / frames) * frames;
+    const address = frame * 4096;
+    if (overlaps(range, address % 0x1_0000_0000, Math.floor(address / 0x1_0000_0000), frames * 4096)) return true;
+  }
+  return false;
 }
 
 function rowTouches(columns: StepColumns, row: number, range: AddressRange): boolean {
@@ -110,6 +172,8 @@ function rowTouches(columns: StepColumns, row: number, range: AddressRange): boo
     case Obs.EPT_MISCONFIG:
     case Obs.NPF:
       return overlaps(range, lo, hi, 1);
+    case Obs.KVM_EVENT:
+      return eventTouches(columns, row, range);
     default:
       return false;
   }
@@ -120,19 +184,25 @@ export function firstRow(columns: StepColumns, step: number): number {
   return step === 0 ? 0 : columns.observationEnd[step - 1]!;
 }
 
-/** What the filter lets through of step number `step` of `columns`. */
-export function selectStep(columns: StepColumns, step: number, filter: StepFilter): Selected {
+function isObserved(op: number, names: ReadonlySet<string>): boolean {
+  const kind = op & OBS_KIND_MASK;
+  if (names.has(OBS_NAMES[kind] ?? '')) return true;
+  return kind === Obs.KVM_EVENT && names.has(KVM_EVENT_NAMES[kvmEventOf(op)] ?? '');
+}
+
+/** What the filter lets through of step number `step` of `columns`. `tdp`: faults come from two-dimensional paging. */
+export function selectStep(columns: StepColumns, step: number, filter: StepFilter, tdp = false): Selected {
   const op = columns.op[step]!;
   if (filter.kinds !== undefined) {
     const stimulus = (op & STEP_KIND_MASK) === StepKind.RARE ? columns.stimuli[columns.operand[2 * step]!] : undefined;
     if (!filter.kinds.has(stepKindName(op, stimulus))) return 'none';
   }
-  if (filter.linear !== undefined && !isLinear(columns, step, filter.linear)) return 'none';
+  if (filter.linear !== undefined && !isLinear(columns, step, filter.linear, tdp)) return 'none';
   const end = columns.observationEnd[step]!;
   if (filter.observed !== undefined) {
     let seen = expectsAddress(op) && filter.observed.has('translated');
     for (let row = firstRow(columns, step); row < end && !seen; row++) {
-      seen = filter.observed.has(OBS_NAMES[columns.observationOp[row]! & OBS_KIND_MASK] ?? '');
+      seen = isObserved(columns.observationOp[row]!, filter.observed);
     }
     if (!seen) return 'none';
   }
@@ -141,5 +211,5 @@ export function selectStep(columns: StepColumns, step: number, filter: StepFilte
   for (let row = firstRow(columns, step); row < end; row++) {
     if (rowTouches(columns, row, filter.physical)) rows.push(row);
   }
-  return rows.length > 0 || touches(columns, step, filter.physical) ? rows : 'none';
+  return rows.length > 0 || touches(columns, step, filter.physical, tdp) ? rows : 'none';
 }

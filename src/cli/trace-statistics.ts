@@ -1,6 +1,7 @@
 /** Counting what is in a trace: kinds, access types, outcomes, paging modes, provenance, sources. */
 
 import { exceptionName } from '../formats/decode/fault.ts';
+import { KVM_EVENT_MASK, KVM_EVENT_SHIFT, kvmEventOf } from '../formats/kvm-event.ts';
 import { OBS_KIND_MASK, OBS_NAMES, OBS_VECTOR_MASK, OBS_VECTOR_SHIFT, Obs } from '../formats/observation.ts';
 import {
   ACCESS_CPL_MASK,
@@ -10,6 +11,7 @@ import {
   STEP_KIND_MASK,
   StepKind,
 } from '../formats/step.ts';
+import { kvmEventName } from '../report/kvm-events.ts';
 import { ContextTracker, translationName } from '../report/row-context.ts';
 import { accessName, provenanceName, stepKindName } from '../report/steps.ts';
 import type { StepColumns } from '../trace/columns.ts';
@@ -30,6 +32,7 @@ export const GROUPS = {
   outcomes: 'accesses by outcome',
   paging: 'accesses by paging mode',
   observations: 'expected observations by kind',
+  events: 'KVM events',
   provenance: 'steps by provenance',
   sources: 'steps by source',
 } as const;
@@ -47,6 +50,7 @@ export class TraceStatistics {
     outcomes: new Map(),
     paging: new Map(),
     observations: new Map(),
+    events: new Map(),
     provenance: new Map(),
     sources: new Map(),
   };
@@ -100,7 +104,15 @@ export class TraceStatistics {
 
   private countRows(columns: StepColumns): void {
     const kinds = new Uint32Array(OBS_KIND_MASK + 1);
-    for (let row = 0; row < columns.observationCount; row++) kinds[columns.observationOp[row]! & OBS_KIND_MASK]!++;
+    const events = new Uint32Array(KVM_EVENT_MASK + 1);
+    for (let row = 0; row < columns.observationCount; row++) {
+      const op = columns.observationOp[row]!;
+      kinds[op & OBS_KIND_MASK]!++;
+      if ((op & OBS_KIND_MASK) === Obs.KVM_EVENT) events[kvmEventOf(op)]!++;
+    }
+    events.forEach((n, event) => {
+      if (n > 0) add(this.groups.events, kvmEventName(event << KVM_EVENT_SHIFT), n);
+    });
     kinds.forEach((n, kind) => {
       if (n > 0) add(this.groups.observations, OBS_NAMES[kind] ?? `kind ${kind}`, n);
     });

@@ -4,6 +4,7 @@ import { hex64 } from '../bits/word64.ts';
 import { isFault, OBS_KIND_MASK, Obs } from '../formats/observation.ts';
 import { expectsAddress } from '../formats/step.ts';
 import { escapeControls } from '../report/escape.ts';
+import { type EventRow, kvmEventText, moreRowsAt } from '../report/kvm-events.ts';
 import { ContextTracker } from '../report/row-context.ts';
 import { rowText } from '../report/rows.ts';
 import { stepText } from '../report/steps.ts';
@@ -52,6 +53,17 @@ export async function viewTraces(files: readonly string[], options: ViewOptions,
 const ORDINAL_COLUMNS = 8;
 const INDENT = ' '.repeat(ORDINAL_COLUMNS + 6);
 
+function rowAt(columns: StepColumns, row: number): EventRow {
+  const { observationOp, observationAddress, observationValue } = columns;
+  return {
+    op: observationOp[row]!,
+    addressLo: observationAddress[2 * row]!,
+    addressHi: observationAddress[2 * row + 1]!,
+    valueLo: observationValue[2 * row]!,
+    valueHi: observationValue[2 * row + 1]!,
+  };
+}
+
 /** Prints the steps of one segment. */
 class SegmentView {
   private readonly header: TraceHeader;
@@ -75,8 +87,9 @@ class SegmentView {
     if (first >= end) return left;
     let stated = false;
     const tracker = this.trackerFor(columns);
+    const tdp = this.header.hypervisor?.tdp ?? false;
     for (let step = 0; step < end && left > 0; step++) {
-      const selected = step < first ? 'none' : selectStep(columns, step, filter);
+      const selected = step < first ? 'none' : selectStep(columns, step, filter, tdp);
       if (selected !== 'none') {
         left--;
         // Filtered or not, steps follow their chunk's state line, so that what is printed can be read back.
@@ -106,14 +119,22 @@ class SegmentView {
     const ordinal = String(columns.firstOrdinal + step).padStart(ORDINAL_COLUMNS);
     out.line(`${paint('dim', ordinal)}  ${line}${this.origin(columns, step)}`);
     if (selected === 'all') {
-      for (let row = firstRow(columns, step); row < columns.observationEnd[step]!; row++)
-        this.row(columns, row, tracker);
+      const end = columns.observationEnd[step]!;
+      for (let row = firstRow(columns, step); row < end; ) row += this.row(columns, row, end, tracker);
       if (expectsAddress(op[step]!)) out.line(`${INDENT}translated to 0x${hex64(operand[at]!, operand[at + 1]!)}`);
-    } else if (selected !== 'none') for (const row of selected) this.row(columns, row, tracker);
+    } else if (selected !== 'none') {
+      for (const row of selected) this.row(columns, row, columns.observationEnd[step]!, tracker);
+    }
   }
 
-  private row(columns: StepColumns, row: number, tracker: ContextTracker): void {
+  /** Prints the observation at `row` of a step whose observations end at `end`. Returns of how many rows it is made. */
+  private row(columns: StepColumns, row: number, end: number, tracker: ContextTracker): number {
     const { observationOp, observationAddress, observationValue } = columns;
+    if ((observationOp[row]! & OBS_KIND_MASK) === Obs.KVM_EVENT) {
+      const rows = Array.from({ length: 1 + moreRowsAt(observationOp, row, end) }, (_, i) => rowAt(columns, row + i));
+      this.context.out.line(INDENT + kvmEventText(rows, this.header.hypervisor?.mmu));
+      return rows.length;
+    }
     const at = 2 * row;
     const text = rowText(
       observationOp[row]!,
@@ -126,6 +147,7 @@ class SegmentView {
     const op = observationOp[row]!;
     const fault = isFault(op) || (op & OBS_KIND_MASK) === Obs.FAULTED;
     this.context.out.line(INDENT + (fault ? this.context.paint('yellow', text) : text));
+    return 1;
   }
 
   private origin(columns: StepColumns, step: number): string {

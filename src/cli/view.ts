@@ -1,10 +1,9 @@
 /** `rewalk view`: the steps of traces as text, all or those that touch an address, an entry, a page. */
 
 import { ExitStatus } from '../bits/problem.ts';
-import { OBS_NAMES } from '../formats/observation.ts';
 import { defineCommand, jsonOption } from './command.ts';
 import { addressRange, frameRange, names, wholeNumber } from './option-values.ts';
-import { FILTER_KINDS } from './step-filter.ts';
+import { FILTER_KINDS, FILTER_OBSERVATIONS } from './step-filter.ts';
 import { rangeOptions, stepRange } from './step-range.ts';
 import { traceFiles, tracesPositional } from './traces.ts';
 
@@ -21,8 +20,8 @@ export const view = defineCommand({
     kind: { type: 'string', coerce: names('--kind', FILTER_KINDS), describe: `Step kinds: ${FILTER_KINDS.join(', ')}` },
     observed: {
       type: 'string',
-      coerce: names('--observed', OBS_NAMES.slice(1)),
-      describe: `Steps that have an observation of a kind: ${OBS_NAMES.slice(1).join(', ')}`,
+      coerce: names('--observed', FILTER_OBSERVATIONS),
+      describe: `Steps that have an observation of a kind: ${FILTER_OBSERVATIONS.join(', ')}`,
     },
     gva: {
       type: 'string',

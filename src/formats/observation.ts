@@ -48,11 +48,15 @@ export const Obs = {
   NOT_MODELLED: 15,
   /** The access did not go through; how is not known. Matches any exception or exit: the twin of COMPLETED. */
   FAULTED: 16,
+  /** A tracepoint of KVM's: see `kvm-event.ts`. */
+  KVM_EVENT: 17,
+  /** Further fields of the KVM_EVENT before it. */
+  KVM_MORE: 18,
 } as const;
 
 export type ObsKind = (typeof Obs)[keyof typeof Obs];
 
-export const OBS_KIND_COUNT = 17;
+export const OBS_KIND_COUNT = 19;
 
 /** Names by number, as the text form, the receipt and `--filter` spell them. */
 export const OBS_NAMES = namesByNumber(Obs);
@@ -95,12 +99,13 @@ export const OBS_NOT_MODELLED_MASK = 0xff;
 export const OBS_LEARNED = 0x8000_0000;
 
 /** What the machine may meet and does not model, by number; reports and `--allow-unmodelled` use the names. */
-export const NotModelled = { LASS: 1, SUB_PAGE_PERMISSIONS: 2, LAM: 3, PAGING_MODE: 4 } as const;
+export const NotModelled = { LASS: 1, SUB_PAGE_PERMISSIONS: 2, LAM: 3, PAGING_MODE: 4, NESTED: 5 } as const;
 export const NOT_MODELLED_NAMES: Readonly<Record<number, string>> = {
   1: 'lass',
   2: 'sub-page-permissions',
   3: 'lam',
   4: 'paging-mode',
+  5: 'nested',
 };
 
 export function elementRow(dim: number, level: number, fourBytes: boolean): number {

@@ -36,6 +36,20 @@ export const StepKind = {
   GPA_ACCESS: 9,
   /** The four PDPTE registers are loaded from memory (SDM vol. 3A 4.4.1). `address`: CR3. */
   PDPTE_LOAD: 10,
+  /**
+   * A fault reaches the hypervisor: `address` and `operand` as `kvm_page_fault` prints them (CR2 and error code; guest-
+   * physical address and EXITINFO1 or EPT qualification). KVM machine only, like all that follow.
+   */
+  FAULT_EXIT: 11,
+  /** The hypervisor enters the guest, after it has served its requests. */
+  VM_ENTRY: 12,
+  /**
+   * The hypervisor's software needs a linear address: its instruction emulator, or KVM_TRANSLATE. `operand`: the access
+   * as error-code bits W, U, F.
+   */
+  SOFTWARE_WALK: 13,
+  /** What the host's memory management has under a run of guest frames: `address` GPA of the first, `operand` how many. */
+  HOST_PAGES: 14,
 } as const;
 
 /** Names by number, as `--kind` and the counts spell them. */
@@ -100,6 +114,48 @@ export const STORE_SIZE_SHIFT = 7;
 export const STORE_SIZE_MASK = 0xf;
 /** Nobody is known to have stored: memory was found to hold this value (first sight, or changed unseen). */
 export const STORE_KNOWLEDGE = 1 << 11;
+
+/** The hypervisor's instruction emulator stores, not the processor. */
+export const STORE_EMULATED = 1 << 12;
+
+// FAULT_EXIT
+/** An EPT misconfiguration, for which no `kvm_page_fault` is printed; `operand` is 0. */
+export const FAULT_MISCONFIG = 1 << 7;
+/** An event was being delivered to the guest when it faulted (exit interruption or IDT vectoring information). */
+export const FAULT_DURING_EVENT = 1 << 8;
+/** RFLAGS.AC was set. */
+export const FAULT_AC = 1 << 9;
+/** The guest was at CPL 3. */
+export const FAULT_CPL3 = 1 << 10;
+
+// SOFTWARE_WALK
+/** A failure is dropped, the guest learns nothing of it (KVM_TRANSLATE, CR2 looked up to unprotect its page). */
+export const SOFTWARE_QUIET = 1 << 7;
+/** The instruction emulator's own operand: what it finds may be MMIO, and it may know the address without a walk. */
+export const SOFTWARE_OPERAND = 1 << 8;
+/** An implicit supervisor access: descriptor tables, TSS. */
+export const SOFTWARE_IMPLICIT = 1 << 9;
+/** RFLAGS.AC is set. */
+export const SOFTWARE_AC = 1 << 10;
+/** What is read will be written, too: a failure to read is reported as one to write. */
+export const SOFTWARE_RMW = 1 << 11;
+
+// HOST_PAGES
+/** One of `HostPage`. */
+export const HOST_PAGE_SHIFT = 7;
+export const HOST_PAGE_MASK = 3;
+export const HostPage = {
+  /** Nothing is mapped: a read brings the zero page, a write a page of its own. */
+  ABSENT: 0,
+  /** The zero page, or another page that may only be read: a write copies it, which the notifier tells. */
+  READ_ONLY: 1,
+  /** A page of its own, writable. */
+  WRITABLE: 2,
+} as const;
+export const HOST_PAGE_NAMES = namesByNumber(HostPage);
+/** log2 of the size of the host's mapping: level 1 (4 KiB), 2 (2 MiB), 3 (1 GiB). */
+export const HOST_LEVEL_SHIFT = 9;
+export const HOST_LEVEL_MASK = 3;
 
 // REGISTER_WRITE and REGISTER_SET
 export const STEP_REGISTER_SHIFT = 7;

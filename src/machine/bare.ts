@@ -21,6 +21,7 @@ import {
   ACCESS_TYPE_MASK,
   ACCESS_TYPE_SHIFT,
   ACCESS_WALKED,
+  AccessType,
   STEP_KIND_MASK,
   STEP_REGISTER_MASK,
   STEP_REGISTER_SHIFT,
@@ -78,21 +79,22 @@ const LEAF_GLOBAL = 1 << 8;
 const CR4_PGE = 1 << 7;
 
 export class BareMachine implements Machine {
+  readonly kvm = null;
   readonly features: PagingFeatures;
   readonly log = new RowLog();
   readonly registers = new Uint32Array(2 * REGISTER_COUNT);
-  readonly memory = new Memory();
-  readonly cpuWalk = new PageWalk(Dim.GUEST, this.memory, this.log);
-  readonly eptWalk = new PageWalk(Dim.EPT, this.memory, this.log);
-  readonly nptWalk = new PageWalk(Dim.NPT, this.memory, this.log);
+  readonly memory: Memory;
+  readonly cpuWalk: PageWalk;
+  readonly eptWalk: PageWalk;
+  readonly nptWalk: PageWalk;
   /** The second stage in force, or null. */
   tdpWalk: PageWalk | null = null;
   readonly tlb = new Tlb();
   readonly contexts = new Contexts();
-  readonly history = new History();
-  private readonly rare = new RareStimuli(this.memory);
+  readonly history: History;
+  private readonly rare: RareStimuli;
   /** Registers changed since the walks were set up. */
-  private stale = true;
+  protected stale = true;
   /** One of `NotModelled` that is in force, or 0. */
   private unmodelled = 0;
   /** The last access was served by a TLB entry that memory does not support any more. */
@@ -105,11 +107,18 @@ export class BareMachine implements Machine {
   private status: number = Walk.OK;
   private readonly adAfterTranslation: boolean;
 
-  constructor(header: TraceHeader) {
+  /** `memory`: physical memory, and what is known of its past; its own unless somebody else's are given. */
+  constructor(header: TraceHeader, memory = new Memory(), history = new History()) {
     this.features = pagingFeatures(header);
+    this.memory = memory;
+    this.history = history;
+    this.cpuWalk = new PageWalk(Dim.GUEST, memory, this.log);
+    this.eptWalk = new PageWalk(Dim.EPT, memory, this.log);
+    this.nptWalk = new PageWalk(Dim.NPT, memory, this.log);
+    this.rare = new RareStimuli(memory);
     this.adAfterTranslation = header.adPolicy === 'after-translation';
     // Independent accesses have no history that could make one stale.
-    if (!header.independent) this.memory.watcher = this.history;
+    if (!header.independent) memory.watcher = this.history;
   }
 
   apply(
@@ -163,6 +172,12 @@ export class BareMachine implements Machine {
         break;
       case StepKind.RARE:
         this.rare.apply(stimuli[operandLo]!);
+        break;
+      case StepKind.FAULT_EXIT:
+      case StepKind.VM_ENTRY:
+      case StepKind.SOFTWARE_WALK:
+      case StepKind.HOST_PAGES:
+        // A hypervisor's doing, and there is none.
         break;
       default:
         throw new Error(`step ${ordinal}: kind ${op & STEP_KIND_MASK} passed the reader unchecked`);
@@ -360,6 +375,21 @@ export class BareMachine implements Machine {
       log.push(Obs.EPT_MISCONFIG, faultLo, faultHi, 0, 0);
     }
     if ((second.faultAccess & NO_LINEAR) === 0) log.push(Obs.EXIT_LINEAR, lo, hi, 0, 0);
+  }
+
+  /** The second stage for a guest-physical address, without any effect but on the log. `access`: W, F as in error codes. */
+  probeGpa(access: number, lo: number, hi: number): void {
+    this.log.count = 0;
+    const second = this.tdpWalk;
+    if (second === null) return;
+    const asked =
+      (access & FETCH) !== 0 ? AccessType.FETCH : (access & WRITE) !== 0 ? AccessType.WRITE : AccessType.READ;
+    const gpaHi = hi & 0xf_ffff;
+    if (secondStage(second, lo, gpaHi, NO_LINEAR | NO_AD | USER | accessOfType(asked)) === Walk.OK) {
+      this.pushTranslated({ lo: second.lo, hi: second.hi, gpaLo: lo, gpaHi }, second.pageShift);
+    } else {
+      this.pushSecondStageFault(0, 0);
+    }
   }
 
   private gpaAccess(op: number, lo: number, hi: number): void {

@@ -47,6 +47,17 @@ export interface InvalidationScope {
   readonly exceptAsid?: number;
 }
 
+/** A root of the guest's tables that was in force before: global translations outlive it, others with its PCID. */
+export interface EarlierRoot {
+  /** CR3. */
+  readonly lo: number;
+  readonly hi: number;
+  /** PDPTE registers, 8 elements. */
+  readonly pdptes: Uint32Array;
+  /** Ordinal of the step that put another in its place. */
+  readonly until: number;
+}
+
 interface Invalidation {
   readonly scope: InvalidationScope;
   readonly step: number;
@@ -64,6 +75,7 @@ interface Past {
 const MAXIMUM_VERSIONS_PER_WORD = 64;
 const MAXIMUM_WORDS = 1 << 18;
 const MAXIMUM_INVALIDATIONS = 1 << 14;
+const MAXIMUM_ROOTS = 16;
 
 function samePage(scope: InvalidationScope, entry: CachedEntry): boolean {
   const lo = (scope.lo ?? 0) ^ entry.lo;
@@ -106,6 +118,8 @@ export class History implements MemoryWatcher {
   epoch = 0;
   private versions = new Map<number, Past>();
   private invalidations: Invalidation[] = [];
+  /** Distinct, newest first. */
+  private earlierRoots: EarlierRoot[] = [];
   /** Words, or invalidations, have been forgotten. */
   private forgotten = false;
 
@@ -141,15 +155,28 @@ export class History implements MemoryWatcher {
       // Nothing older can matter any more.
       this.versions.clear();
       this.invalidations = [];
+      this.earlierRoots = [];
       this.forgotten = false;
       return;
     }
-    if (this.versions.size === 0) return;
+    if (this.versions.size === 0 && this.earlierRoots.length === 0) return;
     if (this.invalidations.length >= MAXIMUM_INVALIDATIONS) {
       this.invalidations = this.invalidations.slice(MAXIMUM_INVALIDATIONS / 2);
       this.forgotten = true;
     }
     this.invalidations.push({ scope, step: this.now });
+  }
+
+  /** The guest's root is replaced, or its PDPTE registers are (copied). The oldest of many roots is forgotten. */
+  rootChanges(lo: number, hi: number, pdptes: Uint32Array): void {
+    const others = this.earlierRoots.filter(
+      (each) => each.lo !== lo || each.hi !== hi || each.pdptes.some((word, i) => word !== pdptes[i]),
+    );
+    this.earlierRoots = [{ lo, hi, pdptes: pdptes.slice(), until: this.now }, ...others.slice(0, MAXIMUM_ROOTS - 1)];
+  }
+
+  roots(): readonly EarlierRoot[] {
+    return this.earlierRoots;
   }
 
   /** Earlier values of the 8-byte word that an address is in, newest first. */

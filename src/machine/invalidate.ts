@@ -90,7 +90,10 @@ function writeCr0(machine: BareMachine, value: number): void {
 function writeCr3(machine: BareMachine, lo: number, hi: number, taskSwitch: boolean): void {
   const pcide = (machine.register(Reg.CR4) & CR4_PCIDE) !== 0;
   const keep = pcide && hi >>> 31 !== 0 && !taskSwitch;
+  const old = machine.registers.slice(2 * Reg.CR3, 2 * Reg.CR3 + 2);
+  const oldPdptes = machine.registers.slice(2 * Reg.PDPTE0, 2 * Reg.PDPTE0 + 8);
   if (legacyPaging(machine) && (machine.register(Reg.CR4) & CR4_PAE) !== 0 && !reloadPdptes(machine, lo)) return;
+  machine.history.rootChanges(old[0]!, old[1]!, oldPdptes);
   machine.setRegister(Reg.CR3, lo, pcide ? (hi & 0x7fff_ffff) >>> 0 : hi);
   machine.configure();
   if (keep) return;

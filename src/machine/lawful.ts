@@ -16,11 +16,11 @@ import {
   OBS_LEVEL_SHIFT,
   Obs,
 } from '../formats/observation.ts';
-import { CR4_PGE, Reg } from '../formats/registers.ts';
+import { CR4_PGE, CR4_PSE, Reg } from '../formats/registers.ts';
 import { Check } from '../paging/page-walk.ts';
-import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_LO } from '../paging/row-log.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { BareMachine } from './bare.ts';
-import type { CachedEntry } from './history.ts';
+import type { CachedEntry, EarlierRoot } from './history.ts';
 import type { Memory } from './memory.ts';
 
 /** Walks that one judgement may take. */
@@ -48,8 +48,9 @@ interface Read {
   readonly fourBytes: boolean;
   /** An entry of 4 bytes in the upper half of its word. */
   readonly upper: boolean;
-  /** The low half of the entry as read. */
+  /** The entry as read; of 4 bytes, `valueHi` means nothing. */
   readonly valueLo: number;
+  readonly valueHi: number;
 }
 
 interface Alternative {
@@ -68,6 +69,8 @@ interface Question {
   readonly hi: number;
   readonly wanted: () => boolean;
   readonly depth: number;
+  /** The root that the translation was made with, if it is not the one in force. */
+  readonly root?: EarlierRoot;
 }
 
 /** Whether a mixture may still be cached: always so far, or until an invalidation. */
@@ -91,12 +94,15 @@ export class LawfulOutcomes {
   judge(op: number, lo: number, hi: number, wanted: () => boolean): Lawful {
     this.walks = 0;
     this.late = undefined;
-    const allowed = this.search({ op, lo, hi, wanted, depth: Number.POSITIVE_INFINITY }, [], 0);
+    const question = { op, lo, hi, wanted, depth: Number.POSITIVE_INFINITY };
+    const allowed = this.search(question, [], 0);
     if (allowed === 'too many') return { kind: 'undetermined', why: 'too many mixtures of earlier values' };
     if (allowed !== undefined) {
       const last = allowed[allowed.length - 1]!;
       return { kind: 'allowed', level: last.read.level, replacedAt: last.replacedAt };
     }
+    const older = this.searchEarlierRoots(question);
+    if (older !== undefined) return older;
     // Not lawful. Would one value, or two, that were invalidated explain it? That makes a better report.
     this.walks = 0;
     this.search({ op, lo, hi, wanted, depth: 2 }, [], 0);
@@ -109,20 +115,53 @@ export class LawfulOutcomes {
     return { kind: 'none' };
   }
 
+  /** Translations that were made with a root that is no longer in force, and outlived it (SDM vol. 3A 4.10.2.4, 4.10.4.1). */
+  private searchEarlierRoots(question: Question): Lawful | undefined {
+    const { machine } = this;
+    const { history, registers } = machine;
+    const now = registers.slice();
+    const { pcid } = machine.contexts;
+    try {
+      for (const root of history.roots()) {
+        this.useRoot(root.lo, root.hi, root.pdptes);
+        const samePcid = machine.contexts.pcid === pcid;
+        const allowed = this.search({ ...question, root }, [], 0);
+        if (allowed === 'too many') return { kind: 'undetermined', why: 'too many mixtures of earlier values' };
+        if (allowed === undefined) continue;
+        // Of another PCID, only what is global serves.
+        const leaf = this.walkWith(allowed, question.op, question.lo, question.hi).reads.findLast(
+          (each) => !each.secondStage,
+        );
+        const global = leaf !== undefined && this.cached(leaf, leaf.valueLo, true, question.lo, question.hi).global;
+        if (samePcid || global) return { kind: 'allowed', level: leaf?.level ?? 0, replacedAt: root.until };
+      }
+    } finally {
+      this.useRoot(now[2 * Reg.CR3]!, now[2 * Reg.CR3 + 1]!, now.subarray(2 * Reg.PDPTE0, 2 * Reg.PDPTE0 + 8));
+    }
+    return undefined;
+  }
+
+  private useRoot(lo: number, hi: number, pdptes: Uint32Array): void {
+    const { machine } = this;
+    machine.setRegister(Reg.CR3, lo, hi);
+    for (let i = 0; i < 4; i++) machine.setRegister(Reg.PDPTE0 + i, pdptes[2 * i]!, pdptes[2 * i + 1]!);
+    machine.configure();
+  }
+
   /** Depth-first through mixtures of earlier values; the first lawful one that is wanted. */
   private search(
     question: Question,
     chosen: readonly Alternative[],
     from: number,
   ): readonly Alternative[] | 'too many' | undefined {
-    const { op, lo, hi, wanted, depth } = question;
+    const { op, lo, hi, wanted, depth, root } = question;
     if (++this.walks > MAXIMUM_WALKS) return 'too many';
     const { reads, lawful } = this.walkWith(chosen, op, lo, hi);
-    if (lawful && chosen.length > 0 && wanted()) {
-      const lifetime = this.lifetimeOf(reads, chosen, lo, hi);
+    if (lawful && (chosen.length > 0 || root !== undefined) && wanted()) {
+      const lifetime = this.lifetimeOf(reads, chosen, lo, hi, root);
       if (lifetime === 'alive') return chosen;
       // The simplest explanation that came too late makes the better report.
-      if (lifetime !== 'never' && (this.late === undefined || chosen.length < this.lateSize)) {
+      if (lifetime !== 'never' && chosen.length > 0 && (this.late === undefined || chosen.length < this.lateSize)) {
         const { level } = chosen[chosen.length - 1]!.read;
         this.late = { kind: 'invalidated', invalidatedAt: lifetime.invalidatedAt, level };
         this.lateSize = chosen.length;
@@ -144,7 +183,9 @@ export class LawfulOutcomes {
   private isGone(alternative: Alternative, lo: number, hi: number): boolean {
     const { history } = this.machine;
     const { read, lo: entryLo, replacedAt } = alternative;
-    if (read.secondStage || read.level === 1 || (entryLo & ENTRY_PS) !== 0) {
+    // Without CR4.PSE bit 7 means nothing to 32-bit paging (SDM vol. 3A, table 4-5).
+    const large = (entryLo & ENTRY_PS) !== 0 && !(read.fourBytes && (this.machine.register(Reg.CR4) & CR4_PSE) === 0);
+    if (read.secondStage || read.level === 1 || large) {
       return history.firstRemoval(replacedAt, this.cached(read, entryLo, true, lo, hi)) !== undefined;
     }
     const end = history.firstRemoval(replacedAt, this.cached(read, entryLo, false, lo, hi));
@@ -159,7 +200,13 @@ export class LawfulOutcomes {
    * its value in memory or, above the leaf, in a paging-structure cache; since then it lives in the TLB as a whole
    * (SDM vol. 3A 4.10.2.2), until something drops the leaf's page.
    */
-  private lifetimeOf(reads: readonly Read[], chosen: readonly Alternative[], lo: number, hi: number): Lifetime {
+  private lifetimeOf(
+    reads: readonly Read[],
+    chosen: readonly Alternative[],
+    lo: number,
+    hi: number,
+    root: EarlierRoot | undefined,
+  ): Lifetime {
     const { history } = this.machine;
     const leaf = reads.findLast((each) => !each.secondStage) ?? reads[reads.length - 1]!;
     // The two stages have caches and invalidations of their own: their entries are not held against each other.
@@ -167,9 +214,9 @@ export class LawfulOutcomes {
     for (const read of reads) {
       if (read.secondStage) continue;
       const earlier = chosen.find((each) => sameEntry(each.read, read));
-      earliest = Math.max(earliest, earlier?.since ?? history.presentSince(read.addressLo, read.addressHi));
+      earliest = Math.max(earliest, earlier?.since ?? this.presentSince(read));
     }
-    let latest = Number.POSITIVE_INFINITY;
+    let latest = root?.until ?? Number.POSITIVE_INFINITY;
     let dropped: number | undefined;
     for (const each of chosen) {
       if (each.read.secondStage) {
@@ -187,6 +234,20 @@ export class LawfulOutcomes {
       dropped = history.firstRemoval(latest, this.cached(leaf, leaf.valueLo, true, lo, hi));
     }
     return dropped === undefined ? 'alive' : { invalidatedAt: dropped };
+  }
+
+  /** Step since which the entry has said what it says now, A and D and the other half of its word apart. */
+  private presentSince(read: Read): number {
+    const { history } = this.machine;
+    const ad = read.secondStage && this.machine.tdpWalk?.ept ? EPT_AD : X86_AD;
+    let since = history.presentSince(read.addressLo, read.addressHi);
+    for (const version of history.earlier(read.addressLo, read.addressHi)) {
+      if (version.replacedAt !== since) break;
+      const sameLow = (((read.upper ? version.hi : version.lo) ^ read.valueLo) & ~ad) === 0;
+      if (!sameLow || (!read.fourBytes && version.hi !== read.valueHi)) break;
+      since = version.since;
+    }
+    return since;
   }
 
   /** Walks with the chosen values in place. Not lawful: it ended at a chosen entry that could never be cached. */
@@ -228,6 +289,7 @@ export class LawfulOutcomes {
         fourBytes: (op & OBS_FOUR_BYTES) !== 0,
         upper: (op & OBS_FOUR_BYTES) !== 0 && (log.rows[i * ROW + ROW_ADDRESS_LO]! & 4) !== 0,
         valueLo: log.rows[i * ROW + ROW_VALUE_LO]!,
+        valueHi: log.rows[i * ROW + ROW_VALUE_HI]!,
       });
     }
     return reads;

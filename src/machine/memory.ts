@@ -23,13 +23,38 @@ export interface MemoryWatcher {
   wordChanges(addressLo: number, addressHi: number, oldLo: number, oldHi: number): void;
 }
 
+/** Tables, all zero, of memories that are no longer used: making them is what a short replay spends its time on. */
+const spare: { readonly words: Int32Array<ArrayBuffer>; readonly near: Int32Array }[] = [];
+const MAXIMUM_SPARE = 4;
+
 export class Memory implements PhysicalMemory {
-  words = new Int32Array(FIRST_PAGES * PAGE_WORDS);
+  words: Int32Array<ArrayBuffer>;
   /** Page number by frame. */
-  private readonly near = new Int32Array(NEAR_FRAMES);
+  private readonly near: Int32Array;
+  /** Frames that were given a place in `near`, some of them perhaps twice. */
+  private readonly nearFrames: number[] = [];
   private readonly far = new Map<number, number>();
   private pages = 1;
   watcher: MemoryWatcher | null = null;
+
+  constructor() {
+    const { words, near } = spare.pop() ?? {
+      words: new Int32Array(FIRST_PAGES * PAGE_WORDS),
+      near: new Int32Array(NEAR_FRAMES),
+    };
+    this.words = words;
+    this.near = near;
+  }
+
+  /** Leaves its tables to the next memory. It must not be used afterwards. */
+  release(): void {
+    if (spare.length >= MAXIMUM_SPARE || this.nearFrames.length > FIRST_PAGES * 16) return;
+    for (const frame of this.nearFrames) this.near[frame] = ABSENT;
+    const { near } = this;
+    const grown = this.words.length > FIRST_PAGES * PAGE_WORDS;
+    const words = grown ? new Int32Array(FIRST_PAGES * PAGE_WORDS) : this.words.fill(0, 0, this.pages * PAGE_WORDS);
+    spare.push({ words, near });
+  }
 
   pageIndex(lo: number, hi: number): number {
     return (hi >>> 0 < NEAR_HI ? this.near[(hi << 20) | (lo >>> 12)]! : this.farPage(lo, hi)) << 10;
@@ -43,6 +68,30 @@ export class Memory implements PhysicalMemory {
   private pageForWrite(lo: number, hi: number): number {
     const index = this.pageIndex(lo, hi);
     return index === ABSENT ? this.takePage(lo, hi) : index;
+  }
+
+  /** Index in `words` of a frame's page, which is taken if nobody wrote it yet. May replace `words`. */
+  pageOf(frame: number): number {
+    const page = frame < NEAR_FRAMES ? this.near[frame]! : (this.far.get(frame) ?? ABSENT);
+    return page === ABSENT ? this.takePage((frame % 0x10_0000) << 12, Math.floor(frame / 0x10_0000)) : page << 10;
+  }
+
+  /** Frames that somebody wrote, in no particular order. */
+  *frames(): Generator<number> {
+    for (let frame = 0; frame < NEAR_FRAMES; frame++) if (this.near[frame] !== ABSENT) yield frame;
+    yield* this.far.keys();
+  }
+
+  /** Gives the contents of frame `from` to frame `to`, which nobody may have written; `from` reads as zero afterwards. */
+  movePage(from: number, to: number): void {
+    const page = from < NEAR_FRAMES ? this.near[from]! : (this.far.get(from) ?? ABSENT);
+    if (page === ABSENT) return;
+    if (from < NEAR_FRAMES) this.near[from] = ABSENT;
+    else this.far.delete(from);
+    if (to < NEAR_FRAMES) {
+      this.near[to] = page;
+      this.nearFrames.push(to);
+    } else this.far.set(to, page);
   }
 
   private takePage(lo: number, hi: number): number {
@@ -60,8 +109,11 @@ export class Memory implements PhysicalMemory {
       larger.set(this.words);
       this.words = larger;
     }
-    if (hi >>> 0 < NEAR_HI) this.near[(hi << 20) | (lo >>> 12)] = page;
-    else this.far.set(frameNumber(lo, hi), page);
+    if (hi >>> 0 < NEAR_HI) {
+      const frame = (hi << 20) | (lo >>> 12);
+      this.near[frame] = page;
+      this.nearFrames.push(frame);
+    } else this.far.set(frameNumber(lo, hi), page);
     return page << 10;
   }
 
@@ -125,6 +177,8 @@ export class Memory implements PhysicalMemory {
 
   /** Replaces a whole page; `contents`: 1024 elements, or null for zeros. */
   setPage(lo: number, hi: number, contents: Uint32Array | null): void {
+    // A page that nobody wrote is zero already.
+    if (contents === null && this.pageIndex(lo, hi) === ABSENT) return;
     const page = this.pageForWrite(lo, hi);
     const { words } = this;
     for (let i = 0; i < PAGE_WORDS; i += 2) {

@@ -5,7 +5,8 @@ import { expectsAddress } from '../formats/step.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO, type RowLog } from '../paging/row-log.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { ReplayEngine } from './engine.ts';
-import type { Row } from './result.ts';
+import type { Row, SidePair } from './result.ts';
+import { type Unit, unitsOf } from './units.ts';
 
 export interface Aligned {
   readonly recorded: readonly Row[];
@@ -81,9 +82,15 @@ export function answer(engine: ReplayEngine, question: Row): Row {
   return { ...question, valueLo, valueHi };
 }
 
+/** Whether a row is an event of KVM or a part of one. */
+export function isOfKvm(op: number): boolean {
+  const kind = op & OBS_KIND_MASK;
+  return kind === Obs.KVM_EVENT || kind === Obs.KVM_MORE;
+}
+
 /** Puts recorded and replayed rows of step `index` side by side. */
 export function alignRows(engine: ReplayEngine, columns: StepColumns, index: number): Aligned {
-  const recorded = recordedRows(columns, index);
+  const recorded = recordedRows(columns, index).filter((row) => !isOfKvm(row.op));
   const addressOnly = expectsAddress(columns.op[index]!);
   const seen = logRows(engine.machine.log).filter((row) =>
     addressOnly ? isOutcomeKind(row.op) : engine.isVisible(row.op),
@@ -98,6 +105,37 @@ export function alignRows(engine: ReplayEngine, columns: StepColumns, index: num
   let at = 0;
   while (at < recorded.length && at < replayed.length && sameRow(recorded[at]!, replayed[at]!, addressOnly)) at++;
   return { recorded, replayed, at };
+}
+
+/** A step with events of KVM, cut into what is put side by side. */
+export interface EventUnits {
+  /** Everything that was recorded, row by row. */
+  readonly rows: readonly Row[];
+  readonly recorded: readonly Unit[];
+  /** Of the machine's log what the recording would have told. */
+  readonly replayed: readonly Unit[];
+  /** Questions about the state after the step, with the machine's answers. */
+  readonly questions: readonly SidePair[];
+  /** Whether one side has an event of KVM at all. */
+  readonly hasEvent: boolean;
+}
+
+/** Cuts both sides of step `index` into units. */
+export function eventUnits(engine: ReplayEngine, columns: StepColumns, index: number): EventUnits {
+  const rows = recordedRows(columns, index);
+  const units = unitsOf(rows);
+  const recorded = units.filter((unit) => !isQuestion(unit.rows[0]!.op));
+  const replayed = unitsOf(logRows(engine.machine.log)).filter((unit) => engine.isVisible(unit.rows[0]!.op));
+  const questions = units
+    .filter((unit) => isQuestion(unit.rows[0]!.op))
+    .map((unit): SidePair => {
+      const asked = unit.rows[0]!;
+      const answered = answer(engine, asked);
+      const state = sameRow(asked, answered) ? 'equal' : 'differs';
+      return { state, recorded: [asked], replayed: [answered], fields: [], wrongFrame: undefined };
+    });
+  const hasEvent = [...recorded, ...replayed].some((unit) => isOfKvm(unit.rows[0]!.op));
+  return { rows, recorded, replayed, questions, hasEvent };
 }
 
 export function isOutcomeKind(op: number): boolean {

@@ -49,7 +49,8 @@ function differingBits(a: Row, b: Row): string {
   return bits.length === 1 ? `bit ${shown}` : `bits ${shown}`;
 }
 
-function name(row: Row | undefined): string {
+/** What a row is, with its error code: the same for rows that differ in addresses only. */
+export function rowName(row: Row | undefined): string {
   if (row === undefined) return 'nothing';
   switch (rowKind(row)) {
     case Obs.EXCEPTION: {
@@ -67,19 +68,22 @@ function name(row: Row | undefined): string {
   }
 }
 
+/** What kind of step it is, of an access also by whom and what for: `user read`. */
+export function stepName(stepOp: number): string {
+  const kind = stepOp & STEP_KIND_MASK;
+  if (kind !== StepKind.ACCESS) return STEP_KIND_NAMES[kind] ?? '';
+  const software = (stepOp & ACCESS_SOFTWARE) !== 0 ? 'software ' : '';
+  const type = ACCESS_TYPE_NAMES[(stepOp >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK];
+  return `${software}${(stepOp & ACCESS_USER) !== 0 ? 'user' : 'supervisor'} ${type}`;
+}
+
 /** Stable text that is equal for divergences of the same shape: no addresses, no ordinals. */
 export function groupOf(stepOp: number, recorded: Row | undefined, replayed: Row | undefined): string {
-  const kind = stepOp & STEP_KIND_MASK;
-  const access =
-    kind === StepKind.ACCESS
-      ? `${(stepOp & ACCESS_SOFTWARE) !== 0 ? 'software ' : ''}${(stepOp & ACCESS_USER) !== 0 ? 'user' : 'supervisor'} ` +
-        `${ACCESS_TYPE_NAMES[(stepOp >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK]}`
-      : (STEP_KIND_NAMES[kind] ?? '');
   const detail =
-    recorded !== undefined && replayed !== undefined && name(recorded) === name(replayed)
+    recorded !== undefined && replayed !== undefined && rowName(recorded) === rowName(replayed)
       ? ` (${!sameAddress(recorded, replayed) ? 'address' : recorded.op !== replayed.op ? 'attributes' : differingBits(recorded, replayed)})`
       : '';
-  return `${access}: recorded ${name(recorded)}, replayed ${name(replayed)}${detail}`;
+  return `${stepName(stepOp)}: recorded ${rowName(recorded)}, replayed ${rowName(replayed)}${detail}`;
 }
 
 function sameAddress(a: Row, b: Row): boolean {
@@ -148,10 +152,10 @@ function sameKind(
     case Obs.NPF:
     case Obs.EPT_MISCONFIG:
     case Obs.EXIT_LINEAR:
-      if (name(r) === name(m) && !sameAddress(r, m)) {
-        return `${name(r)} names address ${hex(r.addressLo, r.addressHi)} in the recording, ${hex(m.addressLo, m.addressHi)} in the replay`;
+      if (rowName(r) === rowName(m) && !sameAddress(r, m)) {
+        return `${rowName(r)} names address ${hex(r.addressLo, r.addressHi)} in the recording, ${hex(m.addressLo, m.addressHi)} in the replay`;
       }
-      return `${name(r)} was recorded, ${name(m)} replayed${r.op === m.op ? `, ${bitsDiffer(r, m)}` : ''}; the replay says: ${outcomeReason(walk, stepOp, registers)}`;
+      return `${rowName(r)} was recorded, ${rowName(m)} replayed${r.op === m.op ? `, ${bitsDiffer(r, m)}` : ''}; the replay says: ${outcomeReason(walk, stepOp, registers)}`;
     case Obs.TRANSLATED:
       return `the recording translates to ${hex(r.addressLo, r.addressHi)}, the replay to ${hex(m.addressLo, m.addressHi)}${
         sameAddress(r, m) ? ' with another page size or guest-physical address' : ''
@@ -161,7 +165,7 @@ function sameKind(
   }
 }
 
-function describe(row: Row): string {
+export function describe(row: Row): string {
   const kind = rowKind(row);
   if (kind === Obs.PDPTE_LOADED) return row.valueLo === 0 ? 'PDPTEs refused' : 'PDPTEs loaded';
   if (kind === Obs.PDPTE) return `a use of the ${entryPlace(row)}`;
@@ -174,5 +178,5 @@ function describe(row: Row): string {
     const type = ACCESS_TYPE_NAMES[(row.op >>> OBS_NESTED_ACCESS_SHIFT) & OBS_NESTED_ACCESS_MASK];
     return `the second-stage translation of guest-physical ${hex(row.addressLo, row.addressHi)} (${what}) for ${type}`;
   }
-  return name(row);
+  return rowName(row);
 }

@@ -4,9 +4,10 @@
  * The comparison is exact and in order. Four kinds of row are special: COMPLETED matches any translation,
  * FAULTED any exception or exit, and REGISTER and ENTRY_AFTER are questions about the machine's state after the step.
  * Kinds that the recorder could not see are passed over, and so is a step of which nothing was recorded; both are
- * counted.
+ * counted. Events of an emulated KVM are compared by `events.ts`, host frames under their names.
  */
 
+import { isHostEvent, KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
 import {
   NOT_MODELLED_NAMES,
   OBS_FAULTS,
@@ -18,11 +19,12 @@ import {
   Obs,
 } from '../formats/observation.ts';
 import { ACCESS_EXPECTS_ADDRESS, STEP_KIND_MASK, STORE_KNOWLEDGE, StepKind } from '../formats/step.ts';
-import type { BareMachine } from '../machine/bare.ts';
+import type { Machine } from '../machine/machine.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { Counters } from './counters.ts';
+import { EventComparison } from './events.ts';
 import type { Row } from './result.ts';
 
 /** Whether step `index` of a run takes part in the comparison. */
@@ -35,6 +37,8 @@ export interface MismatchHandler {
 
 /** Row kinds that ask about state after the step. */
 const QUESTIONS = (1 << Obs.REGISTER) | (1 << Obs.ENTRY_AFTER);
+/** Row kinds that are not compared with the machine's next row as they are. */
+const SPECIAL = QUESTIONS | (1 << Obs.KVM_EVENT) | (1 << Obs.KVM_MORE);
 
 // V8 folds a module's own constants into the code but loads and checks imported ones at each use: copies for what runs
 // on every step.
@@ -43,7 +47,7 @@ const ROW_KIND = OBS_KIND_MASK;
 const KNOWLEDGE = STORE_KNOWLEDGE;
 const EXPECTS_ADDRESS = ACCESS_EXPECTS_ADDRESS;
 const { ACCESS, GPA_ACCESS, STORE } = StepKind;
-const { ELEMENT, TRANSLATED, COMPLETED, FAULTED, NOT_MODELLED } = Obs;
+const { ELEMENT, TRANSLATED, COMPLETED, FAULTED, NOT_MODELLED, KVM_EVENT, KVM_MORE } = Obs;
 const FAULTS = OBS_FAULTS;
 const ROW_SIZE = ROW;
 const AT_ADDRESS_LO = ROW_ADDRESS_LO;
@@ -57,7 +61,9 @@ function standsFor(kind: number, outcome: number): boolean {
 }
 
 export class ReplayEngine {
-  readonly machine: BareMachine;
+  readonly machine: Machine;
+  /** The comparison of KVM's events; null if the recording has none or the machine has no KVM below it. */
+  readonly events: EventComparison | null;
   readonly counters = new Counters();
   readonly stepsByKind = new Float64Array(32);
   readonly notModelled = new Map<string, number>();
@@ -66,6 +72,10 @@ export class ReplayEngine {
   /** Steps with observations that were not compared: outside `from` and `to`, or filtered out. */
   outside = 0;
   filtered = 0;
+  /** Recorded events of KVM that the machine, a bare processor, does not have. */
+  beyondMachine = 0;
+  /** Steps with observations of their own that were found equal. */
+  matched = 0;
   /** Matches that a TLB entry made which memory would not make any more. */
   staleHits = 0;
   /** Ordinal of the next step. */
@@ -76,25 +86,36 @@ export class ReplayEngine {
   filter: StepFilter | null = null;
   /** The machine's rows that take part: what the recorder could see. */
   private readonly visible: number;
+  /** The recording has events of KVM and the machine none. */
+  private readonly isBelowEvents: boolean;
+  /** Of KVM's events those that the recording tells, one bit each. */
+  private readonly toldEvents: number;
   /** Entries whose value was stated as knowledge and not yet read: the first comparison learns, it does not predict. */
   private readonly learned = new Set<number>();
   private readonly handler: MismatchHandler;
 
-  constructor(machine: BareMachine, header: TraceHeader, handler: MismatchHandler) {
+  constructor(machine: Machine, header: TraceHeader, handler: MismatchHandler) {
     this.machine = machine;
     this.handler = handler;
+    const seesEvents = ((header.observable >>> Obs.KVM_EVENT) & 1) !== 0;
+    this.events = machine.kvm !== null && seesEvents ? new EventComparison(machine.kvm, header) : null;
+    this.isBelowEvents = seesEvents && this.events === null;
+    this.toldEvents = this.events === null ? 0 : this.events.told.events;
     const completed = ((header.observable >>> Obs.COMPLETED) & 1) << Obs.TRANSLATED;
     const faulted = ((header.observable >>> Obs.FAULTED) & 1) * OBS_FAULTS;
-    this.visible = header.observable | completed | faulted | (1 << Obs.NOT_MODELLED);
+    // What follows an event belongs to it.
+    this.visible = (header.observable | completed | faulted | (1 << Obs.NOT_MODELLED)) & ~(1 << Obs.KVM_MORE);
   }
 
   isVisible(op: number): boolean {
-    return ((this.visible >>> (op & ROW_KIND)) & 1) !== 0;
+    const kind = op & ROW_KIND;
+    if (((this.visible >>> kind) & 1) === 0) return false;
+    return kind !== KVM_EVENT || ((this.toldEvents >>> kvmEventOf(op)) & 1) !== 0;
   }
 
   /** Replays a run of steps. Returns false when the handler asked to stop. */
   run(columns: StepColumns): boolean {
-    const { machine, stepsByKind } = this;
+    const { machine, stepsByKind, events } = this;
     const { op, address, operand, observationEnd, stimuli, stepCount } = columns;
     const { tlb } = machine;
     const everything = this.filter === null && this.from === 0 && this.to === Number.POSITIVE_INFINITY;
@@ -121,16 +142,23 @@ export class ReplayEngine {
       }
       machine.apply(this.ordinal, word, addressLo, addressHi, operandLo, operandHi, stimuli);
       if (kind === STORE) this.noteStore(word, addressLo, addressHi);
+      if (events !== null) {
+        events.beginStep();
+        if (events.unknown.size > 0) events.noteStep(word, end > begin);
+      }
       if (this.takesPart(columns, i, addressOnly || end > begin)) {
         const equal = addressOnly
           ? this.compareAddress(columns, begin, end, operandLo, operandHi)
           : this.compareRows(columns, kind, begin, end);
         if (!equal) {
-          if (!this.countIfNotModelled() && !this.handler.mismatch(this, columns, i)) return false;
-        } else if (machine.staleHit) {
-          this.staleHits++;
+          if (this.countIfNotModelled()) events?.countNotModelled(columns, begin, end);
+          else if (!this.handler.mismatch(this, columns, i)) return false;
+        } else {
+          if (addressOnly || end > begin) this.matched++;
+          if (machine.staleHit) this.staleHits++;
         }
       }
+      if (events !== null) events.endStep();
       begin = end;
       this.ordinal++;
     }
@@ -151,7 +179,7 @@ export class ReplayEngine {
   private compareAddress(columns: StepColumns, begin: number, end: number, lo: number, hi: number): boolean {
     const { log } = this.machine;
     const last = log.count - 1;
-    if (last < 0) return false;
+    if (last < 0 || (this.events !== null && this.hasEvent())) return false;
     const at = last * ROW_SIZE;
     if ((log.rows[at]! & ROW_KIND) !== TRANSLATED) return false;
     if (log.rows[at + AT_ADDRESS_LO] !== lo || log.rows[at + AT_ADDRESS_HI] !== hi) return false;
@@ -165,13 +193,24 @@ export class ReplayEngine {
     return true;
   }
 
+  /** Whether the machine's log has an event that the recording would have told. */
+  private hasEvent(): boolean {
+    const { log } = this.machine;
+    for (let k = 0; k < log.count; k++) {
+      const op = log.op(k);
+      if ((op & ROW_KIND) === KVM_EVENT && this.isVisible(op)) return true;
+    }
+    return false;
+  }
+
   private compareRows(columns: StepColumns, stepKind: number, begin: number, end: number): boolean {
     const { log } = this.machine;
     const { observationOp, observationAddress, observationValue } = columns;
     const { count } = log;
     const seenRows = log.rows;
     const { rows } = this.counters;
-    if (begin === end) {
+    if (begin === end || (this.isBelowEvents && this.hasNothingForMachine(columns, begin, end))) {
+      if (this.events !== null && this.hasEvent()) return false;
       const access = stepKind === ACCESS || stepKind === GPA_ACCESS;
       if (count > 0 && access && !this.countIfNotModelled()) this.unobserved++;
       return true;
@@ -180,7 +219,13 @@ export class ReplayEngine {
     for (let j = begin; j < end; j++) {
       const expected = observationOp[j]! | 0;
       const kind = expected & ROW_KIND;
-      if (((QUESTIONS >>> kind) & 1) !== 0) {
+      if (((SPECIAL >>> kind) & 1) !== 0) {
+        if (kind === KVM_MORE) continue;
+        if (kind === KVM_EVENT) {
+          k = this.compareEvent(columns, stepKind, begin, j, k);
+          if (k < 0) return false;
+          continue;
+        }
         if (!this.answers(expected, columns, j)) return false;
         rows[kind]!++;
         continue;
@@ -214,6 +259,44 @@ export class ReplayEngine {
     return k === count;
   }
 
+  /** Whether all that was recorded of a step are events of KVM and the machine has no KVM. Counts them. */
+  private hasNothingForMachine(columns: StepColumns, begin: number, end: number): boolean {
+    let events = 0;
+    for (let row = begin; row < end; row++) {
+      const kind = columns.observationOp[row]! & ROW_KIND;
+      if (kind === KVM_EVENT) events++;
+      else if (kind !== KVM_MORE) return false;
+    }
+    this.beyondMachine += events;
+    return true;
+  }
+
+  /** Compares the event at recorded row `row` with the machine's from row `from` on; how far that got, or -1. */
+  private compareEvent(columns: StepColumns, stepKind: number, begin: number, row: number, from: number): number {
+    const { events } = this;
+    if (events === null) {
+      this.beyondMachine++;
+      return from;
+    }
+    const { log } = this.machine;
+    let k = from;
+    while (k < log.count && !this.isVisible(log.op(k))) k++;
+    events.reached = row - begin;
+    if (isHostEvent(kvmEventOf(columns.observationOp[row]!))) {
+      events.reached++;
+      return events.hostEvent(columns, row, log, k) ? k + 1 : k;
+    }
+    if (k === log.count || (log.op(k) & ROW_KIND) !== KVM_EVENT) return -1;
+    const lo = log.rows[k * ROW_SIZE + AT_ADDRESS_LO]!;
+    const hi = log.rows[k * ROW_SIZE + AT_ADDRESS_HI]!;
+    const element = kvmEventOf(log.op(k)) === KvmEvent.PAGING_ELEMENT;
+    const learned = element && this.isLearned(lo, hi);
+    if (!events.equal(columns, stepKind, row, log, k, learned)) return -1;
+    if (learned) this.takeLearned(lo, hi);
+    events.reached = row - begin + 1;
+    return k + 1;
+  }
+
   /** Counts rows that turned out to match after all. `addressOnly`: the first is known by its address only. */
   countAfterAll(rows: readonly Row[], addressOnly: boolean): void {
     rows.forEach(({ op, addressLo, addressHi }, i) => {
@@ -228,6 +311,10 @@ export class ReplayEngine {
   private noteStore(word: number, lo: number, hi: number): void {
     if ((word & KNOWLEDGE) !== 0) this.learned.add((hi >>> 0) * 0x4000_0000 + (lo >>> 2));
     else if (this.learned.size > 0) this.takeLearned(lo, hi);
+  }
+
+  private isLearned(lo: number, hi: number): boolean {
+    return this.learned.size > 0 && this.learned.has((hi >>> 0) * 0x4000_0000 + (lo >>> 2));
   }
 
   private takeLearned(lo: number, hi: number): boolean {

@@ -5,6 +5,7 @@
 
 import { Dim, OBS_DIM_MASK, OBS_DIM_SHIFT, OBS_KIND_MASK, Obs } from '../formats/observation.ts';
 import { ACCESS_SOFTWARE, ACCESS_WALKED, expectsAddress, STEP_KIND_MASK, StepKind } from '../formats/step.ts';
+import type { BareMachine } from '../machine/bare.ts';
 import { LawfulOutcomes } from '../machine/lawful.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { AdPolicy } from '../trace/header.ts';
@@ -54,12 +55,13 @@ function sameAddress(a: Row, b: Row): boolean {
 export class Judge {
   private readonly engine: ReplayEngine;
   private readonly adPolicy: AdPolicy;
-  private readonly lawful: LawfulOutcomes;
+  private readonly staleness: LawfulOutcomes | null;
 
-  constructor(engine: ReplayEngine, adPolicy: AdPolicy) {
+  /** `bare`: the engine's machine if it is a bare processor; of another one's TLB nothing is judged. */
+  constructor(engine: ReplayEngine, adPolicy: AdPolicy, bare: BareMachine | null) {
     this.engine = engine;
     this.adPolicy = adPolicy;
-    this.lawful = new LawfulOutcomes(engine.machine);
+    this.staleness = bare === null ? null : new LawfulOutcomes(bare);
   }
 
   /** `aligned`: the rows of step `index`, which differ. The machine's log is overwritten. */
@@ -67,8 +69,9 @@ export class Judge {
     const op = columns.op[index]!;
     if (this.adPolicy === 'unspecified' && this.adWithinBounds(aligned)) return { kind: 'match' };
     if ((op & STEP_KIND_MASK) !== StepKind.ACCESS || (op & ACCESS_WALKED) !== 0) return { kind: 'diverged' };
-    if (this.engine.machine.servedByTlb && this.freshMatches(columns, index, aligned.recorded))
-      return { kind: 'match' };
+    const { staleness, engine } = this;
+    if (engine.machine.servedByTlb && this.freshMatches(columns, index, aligned.recorded)) return { kind: 'match' };
+    if (staleness === null) return { kind: 'diverged' };
     const { recorded, replayed } = aligned;
     const questions = recorded.flatMap((row, i) => (isQuestion(row.op) && i < replayed.length ? [i] : []));
     const wrong = questions.filter((i) => !sameRow(recorded[i]!, replayed[i]!));
@@ -76,7 +79,7 @@ export class Judge {
     if (!wrong.every((i) => lacksOnlyAd(recorded[i]!, replayed[i]!))) return { kind: 'diverged' };
     // Software that walks for the guest has no TLB of its own.
     if ((op & ACCESS_SOFTWARE) !== 0) return { kind: 'diverged' };
-    return this.staleness(columns, index, recorded);
+    return this.judgeStaleness(staleness, columns, index, recorded);
   }
 
   /**
@@ -132,11 +135,16 @@ export class Judge {
     return seen.length === outcomes.length && outcomes.every((row, i) => sameRow(row, seen[i]!, addressOnly));
   }
 
-  private staleness(columns: StepColumns, index: number, recorded: readonly Row[]): Judgement {
+  private judgeStaleness(
+    lawful: LawfulOutcomes,
+    columns: StepColumns,
+    index: number,
+    recorded: readonly Row[],
+  ): Judgement {
     const op = columns.op[index]!;
     const lo = columns.address[2 * index]! | 0;
     const hi = columns.address[2 * index + 1]! | 0;
-    const verdict = this.lawful.judge(op, lo, hi, () => this.outcomesMatch(op, recorded));
+    const verdict = lawful.judge(op, lo, hi, () => this.outcomesMatch(op, recorded));
     switch (verdict.kind) {
       case 'allowed':
         return { kind: 'stale-allowed' };

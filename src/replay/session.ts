@@ -1,18 +1,34 @@
 /** Replays a trace from its header to its end and makes the result. */
 
-import { OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
+import { isFault, OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
 import { REGISTER_COUNT } from '../formats/registers.ts';
 import { expectsAddress, STEP_KIND_NAMES, StepKind } from '../formats/step.ts';
-import { BareMachine } from '../machine/bare.ts';
+import type { KvmView } from '../machine/machine.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
-import { type Aligned, alignRows, logRows } from './align.ts';
+import { type Aligned, alignRows, type EventUnits, eventUnits, logRows, sameRow } from './align.ts';
 import { causeOf, groupOf } from './cause.ts';
 import { ReplayEngine, type StepFilter } from './engine.ts';
+import { explainEvents } from './event-cause.ts';
+import type { EventComparison } from './events.ts';
 import { type Expectation, ExpectationBook } from './expectations.ts';
 import { Judge } from './judge.ts';
-import type { Divergence, DivergenceGroup, Ending, Judgement, ReplayResult, Row, Verdict } from './result.ts';
+import { type KvmMachineMaker, type MachineChoice, machineFor } from './machines.ts';
+import type {
+  Divergence,
+  DivergenceGroup,
+  Ending,
+  GuestComparison,
+  Judgement,
+  ReplayResult,
+  Row,
+  SidePair,
+  Verdict,
+} from './result.ts';
 import { CHUNK_STATE } from './result.ts';
+import type { SameGuest } from './same-guest.ts';
+import { addUp } from './totals.ts';
+import { followRecording, undeterminedBy } from './undetermined.ts';
 
 export interface ReplayOptions {
   /** Divergences kept in full. Default 10; all are counted. */
@@ -28,8 +44,14 @@ export interface ReplayOptions {
   readonly expectations?: readonly Expectation[];
   /** Names of what may be not modelled without spoiling the verdict. */
   readonly allowUnmodelled?: readonly string[];
+  /** Which machine; by default what was recorded. */
+  readonly machine?: MachineChoice;
+  /** Makes the machine with an emulated KVM; for tests. */
+  readonly makeKvm?: KvmMachineMaker;
 }
 
+/** Divergences kept in full unless told otherwise. */
+const MAXIMUM_DIFFS = 10;
 /** Groups kept; further shapes are counted together. */
 const MAXIMUM_GROUPS = 1000;
 
@@ -38,33 +60,50 @@ export class ReplaySession {
   private readonly header: TraceHeader;
   private readonly options: ReplayOptions;
   private readonly engine: ReplayEngine;
+  private readonly description: string;
+  private readonly limits: readonly string[];
   private readonly judge: Judge;
+  private readonly same: SameGuest | null;
+  private readonly findings: KvmView['invariantFindings'];
   private readonly book: ExpectationBook;
   private readonly divergences: Divergence[] = [];
-  private readonly groups = new Map<string, { count: number; first: number }>();
+  private readonly groups = new Map<string, { count: number; first: number; leads: number }>();
   private diverged = 0;
+  /** Equal observations when the last step diverged: none since means that the run of diverging steps goes on. */
+  private equalAtDivergence = -1;
   private staleAllowed = 0;
   private undetermined = 0;
+  /** Steps of a partial trace that unknown state decides, by that state. */
+  private readonly undeterminedBy = new Map<string, number>();
   private steps = 0;
 
+  /** Throws E_USAGE if the machine asked for does not fit the trace. */
   constructor(file: string, header: TraceHeader, options: ReplayOptions = {}) {
     this.file = file;
     this.header = header;
     this.options = options;
     this.book = new ExpectationBook(options.expectations ?? []);
-    this.engine = new ReplayEngine(new BareMachine(header), header, {
+    const chosen = machineFor(header, options.machine ?? {}, options.makeKvm);
+    this.description = chosen.description;
+    this.limits = chosen.limits;
+    this.engine = new ReplayEngine(chosen.machine, header, {
       mismatch: (_engine, columns, index) => this.mismatch(columns, index),
     });
     this.engine.from = options.from ?? 0;
     this.engine.to = options.to ?? Number.POSITIVE_INFINITY;
     this.engine.filter = options.filter ?? null;
-    this.judge = new Judge(this.engine, header.adPolicy);
+    this.judge = new Judge(this.engine, header.adPolicy, chosen.bare);
+    this.same = chosen.same;
+    this.findings = chosen.findings;
+    const { from, to, filter } = this.engine;
+    this.same?.restrict({ from, to, filter, bail: options.bail === true, maxDiffs: options.maxDiffs ?? MAXIMUM_DIFFS });
   }
 
   /** Replays a run of steps; false when `bail` stopped it. */
   run(columns: StepColumns): boolean {
+    this.same?.begin(columns);
     if (!this.takeState(columns) && this.options.bail) return false;
-    const goOn = this.engine.run(columns);
+    const goOn = this.engine.run(columns) && !(this.options.bail && this.same?.hasDiffered);
     this.steps = goOn ? columns.firstOrdinal + columns.stepCount : this.engine.ordinal + 1;
     return goOn;
   }
@@ -105,34 +144,51 @@ export class ReplaySession {
     const skipped: Record<string, number> = {};
     if (engine.unobserved > 0) skipped['accesses of which no outcome was recorded'] = engine.unobserved;
     if (engine.outside > 0) skipped['outside --from and --to'] = engine.outside;
+    if (engine.beyondMachine > 0) skipped["KVM's events"] = engine.beyondMachine;
     if (engine.filtered > 0) skipped['left out by --filter'] = engine.filtered;
     const brokenExpectations = this.isWhole ? this.book.broken() : [];
-    const groups: DivergenceGroup[] = [...this.groups].map(([group, { count, first }]) => ({ group, count, first }));
+    const groups: DivergenceGroup[] = [...this.groups].map(([group, counts]) => ({ group, ...counts }));
     groups.sort((a, b) => b.count - a.count || a.first - b.first);
-    const observationsPredicted = engine.counters.whollyPredicted;
+    const { events } = engine;
+    const observationsPredicted = engine.counters.whollyPredicted + (events?.counters.whollyPredicted ?? 0);
+    const shared = events?.names.sharedPages ?? 0;
+    const sharedText = `host frames of the replay that share a recorded one with others: ${shared}`;
+    const same = this.same?.result();
+    const notModelled = addUp([
+      Object.fromEntries(engine.notModelled),
+      Object.fromEntries(this.same?.notModelled ?? []),
+    ]);
     return {
-      verdict: this.verdict(observationsPredicted, brokenExpectations),
+      verdict: this.verdict(observationsPredicted, brokenExpectations, notModelled, same),
       divergences: this.divergences,
+      ...(this.same === null ? {} : { guestDifferences: this.same.differences }),
       receipt: {
         file: this.file,
         title: header.title,
         recorder: header.recorder,
-        machine: 'bare',
+        machine: this.description,
+        limits: shared === 0 ? this.limits : [...this.limits, sharedText],
         policy: `A/D ${header.adPolicy}${header.independent ? ', independent accesses' : ''}`,
         digest,
         ending,
         steps: this.steps,
         stepsByKind,
         counts: engine.counters.byKind(),
+        events: events?.counters.byEvent() ?? [],
         observationsPredicted,
         skipped,
-        notModelled: Object.fromEntries(engine.notModelled),
+        notModelled,
         staleAllowed: this.staleAllowed + engine.staleHits,
         undetermined: this.undetermined,
+        ...(header.unknown === undefined || header.unknown.length === 0
+          ? {}
+          : { partial: { unknown: header.unknown, undetermined: Object.fromEntries(this.undeterminedBy) } }),
         expected: this.book.counts(),
         diverged: this.diverged,
         groups,
         brokenExpectations,
+        brokenInvariants: this.findings,
+        ...(same === undefined ? {} : { sameGuest: same }),
       },
     };
   }
@@ -143,16 +199,28 @@ export class ReplaySession {
     return !from && to === undefined && filter === undefined && !(bail && this.diverged > 0);
   }
 
-  private verdict(predicted: number, broken: readonly string[]): Verdict {
+  private verdict(
+    predicted: number,
+    broken: readonly string[],
+    notModelled: Readonly<Record<string, number>>,
+    same: GuestComparison | undefined,
+  ): Verdict {
     const allowed = this.options.allowUnmodelled ?? [];
-    if ([...this.engine.notModelled.keys()].some((name) => !allowed.includes(name))) return 'not-modelled';
-    if (this.diverged > 0 || broken.length > 0) return 'diverged';
-    return predicted === 0 ? 'nothing-compared' : 'match';
+    if (Object.keys(notModelled).some((name) => !allowed.includes(name))) return 'not-modelled';
+    if (this.diverged > 0 || broken.length > 0 || this.findings.length > 0 || (same?.unexplained ?? 0) > 0)
+      return 'diverged';
+    // What is left out by name is left out knowingly.
+    const nothing = predicted === 0 || (same?.accesses === 0 && Object.keys(notModelled).length === 0);
+    return nothing ? 'nothing-compared' : 'match';
   }
 
   private mismatch(columns: StepColumns, index: number): boolean {
     const { engine } = this;
     const op = columns.op[index]!;
+    if (engine.events !== null) {
+      const units = eventUnits(engine, columns, index);
+      if (units.hasEvent) return this.eventMismatch(engine.events, columns, index, units);
+    }
     const aligned = alignRows(engine, columns, index);
     const walk = logRows(engine.machine.log);
     const registers = engine.machine.registers.slice();
@@ -169,6 +237,7 @@ export class ReplaySession {
       return true;
     }
     const group = groupOf(op, recorded[at], replayed[at]);
+    if (isFault(recorded[at]?.op ?? 0)) engine.machine.kvm?.takeBackAd();
     if (this.book.take(group, engine.ordinal) !== undefined) return true;
     if (judgement.kind === 'undetermined') {
       this.undetermined++;
@@ -179,11 +248,37 @@ export class ReplaySession {
     return this.options.bail !== true;
   }
 
+  /** The same for a step with events of KVM: both sides are put side by side as a whole. */
+  private eventMismatch(events: EventComparison, columns: StepColumns, index: number, units: EventUnits): boolean {
+    const { engine } = this;
+    const op = columns.op[index]!;
+    const registers = engine.machine.registers.slice();
+    const walk = logRows(engine.machine.log);
+    const counted = events.unknown.size === 0 ? undefined : events.counters.save();
+    const pairs = [...events.align(op, units.recorded, units.replayed, sameRow), ...units.questions];
+    this.adopt(units.rows);
+    const found = explainEvents(op, pairs, engine.machine.kvm!.config, registers);
+    if (found === undefined || this.book.take(found.group, engine.ordinal) !== undefined) return true;
+    const unknown = counted && undeterminedBy(op, pairs, engine.machine.kvm!.config, events.unknown);
+    if (counted !== undefined && unknown !== undefined) {
+      events.notJudged(counted, units.recorded, pairs);
+      followRecording(engine.machine, pairs, walk);
+      this.undetermined++;
+      this.undeterminedBy.set(unknown, (this.undeterminedBy.get(unknown) ?? 0) + 1);
+      return true;
+    }
+    const recorded = pairs.flatMap((pair) => pair.recorded);
+    const replayed = pairs.flatMap((pair) => pair.replayed);
+    const sides = { recorded, replayed, at: found.at, pairs };
+    this.note(columns, index, sides, walk, { kind: 'diverged' }, found.group, found.cause, registers);
+    return this.options.bail !== true;
+  }
+
   /** Counts a divergence and keeps it if it is among the first. */
   private note(
     columns: StepColumns,
     index: number,
-    { recorded, replayed, at }: Aligned,
+    { recorded, replayed, at, pairs }: Aligned & { readonly pairs?: readonly SidePair[] },
     walk: readonly Row[],
     judgement: Judgement,
     group: string,
@@ -192,7 +287,7 @@ export class ReplaySession {
   ): void {
     this.diverged++;
     this.countGroup(group);
-    if (this.divergences.length >= (this.options.maxDiffs ?? 10)) return;
+    if (this.divergences.length >= (this.options.maxDiffs ?? MAXIMUM_DIFFS)) return;
     this.divergences.push({
       step: this.engine.ordinal,
       line: columns.lineOf(index),
@@ -206,6 +301,7 @@ export class ReplaySession {
       replayed,
       walk,
       firstDifference: at,
+      pairs,
       judgement,
       cause,
       group,
@@ -215,9 +311,16 @@ export class ReplaySession {
 
   private countGroup(group: string): void {
     const key = this.groups.has(group) || this.groups.size < MAXIMUM_GROUPS ? group : 'others';
+    const equal = this.engine.matched + this.engine.counters.addressOnly;
+    const leads = equal === this.equalAtDivergence ? 0 : 1;
+    this.equalAtDivergence = equal;
     const found = this.groups.get(key);
-    if (found === undefined) this.groups.set(key, { count: 1, first: this.engine.ordinal });
-    else found.count++;
+    if (found === undefined) {
+      this.groups.set(key, { count: 1, first: this.engine.ordinal, leads });
+    } else {
+      found.count++;
+      found.leads += leads;
+    }
   }
 
   /** Without a declared A/D policy the recorded writes count: the machine's own are taken back. */

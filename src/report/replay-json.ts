@@ -1,12 +1,15 @@
 /** A replay's result for machines. Addresses and values are hexadecimal strings with 0x. */
 
 import { hex64 } from '../bits/word64.ts';
-import { OBS_KIND_MASK, OBS_NAMES } from '../formats/observation.ts';
-import type { Divergence, ReplayResult, Row } from '../replay/result.ts';
+import { KVM_EVENT_NAMES, kvmEventOf } from '../formats/kvm-event.ts';
+import { OBS_KIND_MASK, OBS_NAMES, Obs } from '../formats/observation.ts';
+import type { Divergence, ReplayResult, Row, SidePair } from '../replay/result.ts';
 import { CHUNK_STATE } from '../replay/result.ts';
 import type { TraceHeader } from '../trace/header.ts';
+import { kvmEventText } from './kvm-events.ts';
 import { ContextTracker } from './row-context.ts';
 import { rowText } from './rows.ts';
+import { guestDifferenceObject } from './same-guest.ts';
 import { stepText } from './steps.ts';
 
 function rowObject(row: Row, header: TraceHeader, registers: Uint32Array): object {
@@ -19,8 +22,21 @@ function rowObject(row: Row, header: TraceHeader, registers: Uint32Array): objec
   };
 }
 
+/** One place of a step with events of KVM: each side as one line of text, `null` for nothing. */
+function pairObject(pair: SidePair, header: TraceHeader, registers: Uint32Array): object {
+  const side = (rows: readonly Row[]): object | null => {
+    const first = rows[0];
+    if (first === undefined) return null;
+    if ((first.op & OBS_KIND_MASK) !== Obs.KVM_EVENT) return rowObject(first, header, registers);
+    return { kind: KVM_EVENT_NAMES[kvmEventOf(first.op)], text: kvmEventText(rows, header.hypervisor?.mmu) };
+  };
+  const fields = pair.fields.length === 0 ? {} : { fields: pair.fields };
+  return { state: pair.state, recorded: side(pair.recorded), replayed: side(pair.replayed), ...fields };
+}
+
 function divergenceObject(d: Divergence, header: TraceHeader): object {
   const rows = (list: readonly Row[]): object[] => list.map((row) => rowObject(row, header, d.registers));
+  const pairs = d.pairs?.map((pair) => pairObject(pair, header, d.registers));
   return {
     step: d.step,
     ...(d.line === undefined ? {} : { line: d.line }),
@@ -30,8 +46,7 @@ function divergenceObject(d: Divergence, header: TraceHeader): object {
     cause: d.cause,
     group: d.group,
     firstDifference: d.firstDifference,
-    recorded: rows(d.recorded),
-    replayed: rows(d.replayed),
+    ...(pairs === undefined ? { recorded: rows(d.recorded), replayed: rows(d.replayed) } : { pairs }),
   };
 }
 
@@ -41,5 +56,8 @@ export function replayObject(result: ReplayResult, header: TraceHeader): object 
     verdict: result.verdict,
     receipt: result.receipt,
     divergences: result.divergences.map((divergence) => divergenceObject(divergence, header)),
+    ...(result.guestDifferences === undefined
+      ? {}
+      : { guestDifferences: result.guestDifferences.map((each) => guestDifferenceObject(each, header)) }),
   };
 }

@@ -96,6 +96,7 @@ export class ContextTracker {
     const { processor } = this.header;
     const cap = processor.eptVpidCap.lo;
     return {
+      mmu: this.header.hypervisor?.mmu,
       paging: pagingModeOf(low(Reg.CR0), low(Reg.CR4), low(Reg.EFER)),
       hostPaging: pagingModeOf(low(Reg.HOST_CR0), low(Reg.HOST_CR4), low(Reg.HOST_EFER)),
       vendor: processor.vendor === 'unknown' ? undefined : processor.vendor,

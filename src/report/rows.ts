@@ -17,6 +17,7 @@ import {
   type PagingMode,
   pageSizeName,
 } from '../formats/decode/page-table-entry.ts';
+import type { KvmConfig } from '../formats/kvm-config.ts';
 import {
   DIM_NAMES,
   Dim,
@@ -49,6 +50,7 @@ import {
 } from '../formats/observation.ts';
 import { REGISTER_NAMES, Reg } from '../formats/registers.ts';
 import { ACCESS_NAMES } from '../formats/step.ts';
+import { kvmEventText } from './kvm-events.ts';
 
 /** What the meaning of entries depends on beyond the row; all of it optional. */
 export interface RowContext extends EntryContext, EptContext, QualificationContext {
@@ -56,6 +58,8 @@ export interface RowContext extends EntryContext, EptContext, QualificationConte
   readonly pcide?: boolean | undefined;
   /** Paging mode of the host, which nested page tables follow (APM vol. 2 15.25.3). */
   readonly hostPaging?: PagingMode | undefined;
+  /** The MMU of an emulated hypervisor: gives its roles and faults their layout. */
+  readonly mmu?: KvmConfig | undefined;
 }
 
 const PAGE_FAULT = 14;
@@ -150,7 +154,10 @@ function nestedWalkText(op: number, address: string): string {
   return `${dim} walk of gpa ${address}: ${access}, ${of}${notes.join('')}`;
 }
 
-/** One row as one line, without indentation: `guest PML4E [0x40e000] = 0x40d027  P W U A gfn 0x40d`. */
+/**
+ * One row as one line, without indentation: `guest PML4E [0x40e000] = 0x40d027  P W U A gfn 0x40d`. A
+ * KVM event is made of several rows, which `kvmEventText` puts into one line.
+ */
 export function rowText(
   op: number,
   addressLo: number,
@@ -217,6 +224,10 @@ function bareRowText(op: number, aLo: number, aHi: number, vLo: number, vHi: num
       const what = (op >>> OBS_NOT_MODELLED_SHIFT) & OBS_NOT_MODELLED_MASK;
       return `not modelled: ${NOT_MODELLED_NAMES[what] ?? `number ${what}`}`;
     }
+    case Obs.KVM_EVENT:
+      return kvmEventText([{ op, addressLo: aLo, addressHi: aHi, valueLo: vLo, valueHi: vHi }], context.mmu);
+    case Obs.KVM_MORE:
+      return `further fields ${address} ${value}`;
     default:
       return `${observationName(op)} address ${address} value ${value}`;
   }

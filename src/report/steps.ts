@@ -1,6 +1,8 @@
 /** Step words (`formats/step.ts`) and their operands as text: one step, one line. */
 
-import { hex64 } from '../bits/word64.ts';
+import { hex64, type Word64 } from '../bits/word64.ts';
+import { decodeNpfExitInfo1, decodePfec, decodeQualification } from '../formats/decode/fault.ts';
+import { pageSizeName } from '../formats/decode/page-table-entry.ts';
 import { Reg } from '../formats/registers.ts';
 import {
   ACCESS_AC,
@@ -17,6 +19,15 @@ import {
   ACCESS_TYPE_SHIFT,
   ACCESS_USER,
   ACCESS_WALKED,
+  FAULT_AC,
+  FAULT_CPL3,
+  FAULT_DURING_EVENT,
+  FAULT_MISCONFIG,
+  HOST_LEVEL_MASK,
+  HOST_LEVEL_SHIFT,
+  HOST_PAGE_MASK,
+  HOST_PAGE_NAMES,
+  HOST_PAGE_SHIFT,
   INVALIDATION_MASK,
   INVALIDATION_SHIFT,
   INVALIDATION_TYPE_MASK,
@@ -30,16 +41,22 @@ import {
   PROVENANCE_SHIFT,
   Provenance,
   REGISTER_WRITE_TASK_SWITCH,
+  SOFTWARE_AC,
+  SOFTWARE_IMPLICIT,
+  SOFTWARE_OPERAND,
+  SOFTWARE_QUIET,
+  SOFTWARE_RMW,
   STEP_KIND_MASK,
   STEP_KIND_NAMES,
   STEP_REGISTER_MASK,
   STEP_REGISTER_SHIFT,
+  STORE_EMULATED,
   STORE_KNOWLEDGE,
   STORE_SIZE_MASK,
   STORE_SIZE_SHIFT,
   StepKind,
 } from '../formats/step.ts';
-import type { Stimulus } from '../trace/stimulus.ts';
+import type { HypervisorCall, Memslot, Notifier, Stimulus } from '../trace/stimulus.ts';
 import { escapeControls } from './escape.ts';
 import { type RowContext, registerName, registerWords } from './rows.ts';
 
@@ -212,7 +229,87 @@ export function stimulusText(stimulus: Stimulus): string {
     }
     case 'note':
       return `note: ${escapeControls(stimulus.text)}`;
+    case 'memslot':
+      return memslotText(stimulus);
+    case 'dirty-log':
+      return `dirty log of memslot ${stimulus.slot} read`;
+    case 'notifier': {
+      const range = `${hex(stimulus.start.lo, stimulus.start.hi)}..${hex(stimulus.end.lo, stimulus.end.hi)}`;
+      return `the host ${NOTIFIER_TEXT[stimulus.what]} ${range} of its own addresses`;
+    }
+    case 'hypervisor':
+      return HYPERVISOR_TEXT[stimulus.what];
   }
+}
+
+const MEMSLOT_TEXT: Readonly<Record<Memslot['what'], string>> = {
+  create: 'created',
+  delete: 'deleted',
+  move: 'moved',
+  flags: 'flags changed',
+};
+const NOTIFIER_TEXT: Readonly<Record<Notifier['what'], string>> = {
+  unmap: 'unmaps',
+  'set-pte': 'exchanges the page at',
+  age: 'ages',
+  'test-age': 'tests the age of',
+};
+const HYPERVISOR_TEXT: Readonly<Record<HypervisorCall['what'], string>> = {
+  'zap-all': 'the hypervisor drops all shadow pages',
+  destroy: 'the VM is destroyed',
+  'set-cpuid': 'KVM_SET_CPUID2',
+  'set-sregs': 'KVM_SET_SREGS',
+};
+
+function memslotText({ what, slot, addressSpace, address, size, readOnly, dirtyLog, userspace }: Memslot): string {
+  const name = `memslot ${slot}${addressSpace === 0 ? '' : ` of address space ${addressSpace}`} ${MEMSLOT_TEXT[what]}`;
+  if (what === 'delete') return name;
+  const where = `gpa ${hex(address.lo, address.hi)}, ${hex(size.lo, size.hi)} bytes at host ${hex(userspace.lo, userspace.hi)}`;
+  return `${name}: ${where}${readOnly ? ', read-only' : ''}${dirtyLog ? ', dirty log' : ''}`;
+}
+
+/** A fault as the hardware below reports it: shadow paging has its #PF, two-dimensional paging its nested faults. */
+function faultExitText(op: number, address: string, error: Word64, context: RowContext): string {
+  const notes = [
+    (op & FAULT_DURING_EVENT) !== 0 ? ', an event was being delivered' : '',
+    (op & FAULT_CPL3) !== 0 ? ', cpl3' : '',
+    (op & FAULT_AC) !== 0 ? ', ac' : '',
+  ];
+  const event = notes.join('');
+  if ((op & FAULT_MISCONFIG) !== 0) return `exit: EPT misconfiguration gpa ${address}${event}`;
+  const { mmu } = context;
+  const code = hex(error.lo, error.hi);
+  if (mmu === undefined) return `exit: fault at ${address} error ${code}${event}`;
+  if (!mmu.tdp) {
+    return `exit: #PF error ${code} (${decodePfec(error, mmu.vendor).short}) cr2 ${address}${event}`;
+  }
+  if (mmu.vendor === 'amd') {
+    return `exit: NPF gpa ${address} exitinfo1 ${code} (${decodeNpfExitInfo1(error).short})${event}`;
+  }
+  const words = decodeQualification(error, {}).short;
+  return `exit: EPT violation gpa ${address} qualification ${code} (${words})${event}`;
+}
+
+/** `software walk of 0x40005040: write user, operand of an instruction`. */
+function softwareWalkText(op: number, address: string, access: number): string {
+  const type = (access & 0x10) !== 0 ? 'fetch' : (access & 2) !== 0 ? 'write' : 'read';
+  const notes = [
+    (op & SOFTWARE_OPERAND) !== 0 ? 'operand of an instruction' : '',
+    (op & SOFTWARE_IMPLICIT) !== 0 ? 'implicit' : '',
+    (op & SOFTWARE_AC) !== 0 ? 'ac' : '',
+    (op & SOFTWARE_RMW) !== 0 ? 'to be written, too' : '',
+    (op & SOFTWARE_QUIET) !== 0 ? 'a failure is dropped' : '',
+  ].filter((s) => s !== '');
+  const who = (access & 4) !== 0 ? 'user' : 'supervisor';
+  return [`software walk of ${address}: ${type} ${who}`, ...notes].join(', ');
+}
+
+function hostPagesText(op: number, address: string, lo: number, hi: number): string {
+  const count = hi * 0x1_0000_0000 + lo;
+  const residency = HOST_PAGE_NAMES[(op >>> HOST_PAGE_SHIFT) & HOST_PAGE_MASK] ?? 'of unknown residency';
+  const level = (op >>> HOST_LEVEL_SHIFT) & HOST_LEVEL_MASK;
+  const size = level === 0 ? 'level 0' : pageSizeName(3 + 9 * level);
+  return `host has ${count} page${count === 1 ? '' : 's'} from gpa ${address} ${residency}, mapped by ${size}`;
 }
 
 /**
@@ -256,7 +353,7 @@ function bareStepText(
       return accessText(op, address);
     case StepKind.STORE: {
       const size = (op >>> STORE_SIZE_SHIFT) & STORE_SIZE_MASK;
-      const verb = (op & STORE_KNOWLEDGE) !== 0 ? 'found' : 'store';
+      const verb = (op & STORE_KNOWLEDGE) !== 0 ? 'found' : (op & STORE_EMULATED) !== 0 ? 'emulated store' : 'store';
       return `${verb} [${address}] = ${operand}, ${size} byte${size === 1 ? '' : 's'}`;
     }
     case StepKind.CLEAR_PAGE:
@@ -278,6 +375,14 @@ function bareStepText(
       return `${accessName(op)}  gpa ${address}${(op & ACCESS_OF_TABLE) !== 0 ? ' of a paging-structure entry' : ''}`;
     case StepKind.PDPTE_LOAD:
       return `load PDPTE registers from CR3 ${address}`;
+    case StepKind.FAULT_EXIT:
+      return faultExitText(op, address, { lo: oLo, hi: oHi }, context);
+    case StepKind.VM_ENTRY:
+      return 'KVM enters the guest';
+    case StepKind.SOFTWARE_WALK:
+      return softwareWalkText(op, address, oLo);
+    case StepKind.HOST_PAGES:
+      return hostPagesText(op, address, oLo, oHi);
     default:
       return `step kind ${op & STEP_KIND_MASK} address ${address} operand ${operand}`;
   }

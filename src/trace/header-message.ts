@@ -1,6 +1,8 @@
 /** The header's message and `TraceHeader`, both ways. */
 
 import { Problem } from '../bits/problem.ts';
+import { KVM_PROFILES } from '../formats/decode/kvm-role.ts';
+import type { KvmConfig } from '../formats/kvm-config.ts';
 import { type AdPolicy, FORMAT_VERSION, type TraceHeader, type Vendor } from './header.ts';
 import { type TraceLimits, withinLimit } from './limits.ts';
 import { countOf, decoded, longOf, longOfCount, wordOf } from './messages.ts';
@@ -40,13 +42,55 @@ export function encodeHeader(header: TraceHeader): Uint8Array {
     knownFault: [...header.knownFaults],
     hypervisor: hypervisor === undefined ? null : hypervisorMessage(hypervisor),
     omission: header.omissions.map(({ what, count }) => ({ what, count: longOfCount(count) })),
+    unknown: [...(header.unknown ?? [])],
   };
   return rewalk.Header.encode(message).finish();
 }
 
 function hypervisorMessage(hypervisor: NonNullable<TraceHeader['hypervisor']>): rewalk.Hypervisor.$Properties {
-  const { name, version, tdp, parameters } = hypervisor;
-  return { name, version, tdp, parameter: [...parameters] };
+  const { name, version, tdp, parameters, mmu } = hypervisor;
+  return { name, version, tdp, parameter: [...parameters], mmu: mmu === undefined ? null : mmuMessage(mmu) };
+}
+
+function mmuMessage(mmu: KvmConfig): rewalk.Mmu.$Properties {
+  return { ...mmu, profile: KVM_PROFILES.indexOf(mmu.profile), vendor: VENDORS.indexOf(mmu.vendor) };
+}
+
+function mmuOf(properties: rewalk.Mmu.$Properties): KvmConfig {
+  // What is absent stands in the message's prototype: fields are read one by one.
+  const message = rewalk.Mmu.create(properties);
+  return {
+    profile: nameOf(KVM_PROFILES, message.profile, 'KVM generation'),
+    // Whether vendor and levels are what they may be is asked in `mmuFault`.
+    vendor: nameOf(VENDORS, message.vendor, 'host vendor') as KvmConfig['vendor'],
+    tdp: message.tdp,
+    tdpMmu: message.tdpMmu,
+    tdpLevel: message.tdpLevel as KvmConfig['tdpLevel'],
+    hostMaxphyaddr: message.hostMaxphyaddr,
+    eptAd: message.eptAd,
+    pml: message.pml,
+    maxLevel: message.maxLevel as KvmConfig['maxLevel'],
+    nxHugePages: message.nxHugePages,
+    mmioCaching: message.mmioCaching,
+    eagerPageSplit: message.eagerPageSplit,
+    l1tfBits: message.l1tfBits,
+  };
+}
+
+/** What is wrong with the configuration of an MMU, as the rest of a sentence that begins with "the header gives". */
+function mmuFault(mmu: KvmConfig): string | undefined {
+  const { vendor, tdpLevel, hostMaxphyaddr, maxLevel, l1tfBits } = mmu;
+  const width = `${MAXPHYADDR_MIN} to ${MAXPHYADDR_MAX}`;
+  if (vendor !== 'amd' && vendor !== 'intel') return `host vendor '${vendor as string}'; it is amd or intel`;
+  if (tdpLevel !== 4 && tdpLevel !== 5) return `TDP level ${tdpLevel as number}; it is 4 or 5`;
+  if (!isWidth(hostMaxphyaddr)) return `host MAXPHYADDR ${hostMaxphyaddr}; it is ${width}`;
+  if (maxLevel !== 1 && maxLevel !== 2 && maxLevel !== 3) return `page level ${maxLevel as number}; it is 1, 2 or 3`;
+  if (!(l1tfBits < MAXPHYADDR_MAX)) return `L1TF bits from bit ${l1tfBits}; SPTEs have addresses up to bit 51`;
+  return undefined;
+}
+
+function isWidth(bits: number): boolean {
+  return bits >= MAXPHYADDR_MIN && bits <= MAXPHYADDR_MAX;
 }
 
 /** Is this file for this version of rewalk at all? Asked before anything else of the header is believed. */
@@ -80,13 +124,17 @@ function nameOf<T>(names: readonly T[], number: number, what: string): T {
 export function checkHeader(header: TraceHeader, limits: TraceLimits): void {
   checkVersion(header.formatVersion, header.featureFlags);
   const { maxphyaddr, features } = header.processor;
-  if (!(maxphyaddr >= MAXPHYADDR_MIN && maxphyaddr <= MAXPHYADDR_MAX)) {
+  if (!isWidth(maxphyaddr)) {
     throw new Problem(
       'E_UNSOUND',
       `the header gives MAXPHYADDR ${maxphyaddr}; it is ${MAXPHYADDR_MIN} to ${MAXPHYADDR_MAX}`,
     );
   }
-  const lists = [features, header.sources, header.knownFaults, header.omissions, header.hypervisor?.parameters ?? []];
+  const mmu = header.hypervisor?.mmu;
+  const fault = mmu && mmuFault(mmu);
+  if (fault !== undefined) throw new Problem('E_UNSOUND', `the header gives ${fault}`);
+  const { sources, knownFaults, omissions, unknown = [] } = header;
+  const lists = [features, sources, knownFaults, omissions, unknown, header.hypervisor?.parameters ?? []];
   for (const list of lists) withinLimit(limits, 'maxHeaderEntries', list.length, 'the length of a list in the header');
   for (const { name, sha256 } of header.sources) {
     if (sha256.length !== 0 && sha256.length !== 32) {
@@ -131,8 +179,10 @@ export function decodeHeader(bytes: Uint8Array, start: number, end: number, limi
       version: hypervisor.version,
       tdp: hypervisor.tdp,
       parameters: hypervisor.parameter,
+      mmu: hypervisor.mmu ? mmuOf(hypervisor.mmu) : undefined,
     },
     omissions: message.omission.map(({ what, count }) => ({ what: what ?? '', count: countOf(count, 'an omission') })),
+    ...(message.unknown.length === 0 ? {} : { unknown: message.unknown }),
   };
   checkHeader(header, limits);
   return header;

@@ -1,6 +1,7 @@
 /** What the first chunk of a segment says: who was recorded, by whom, and what the recorder was able to see. */
 
 import type { Word64 } from '../bits/word64.ts';
+import type { KvmConfig } from '../formats/kvm-config.ts';
 
 /** The format that this version writes; older ones are upgraded on reading, newer ones refused. */
 export const FORMAT_VERSION = 1;
@@ -26,6 +27,8 @@ export interface Hypervisor {
   version: string;
   tdp: boolean;
   parameters: readonly string[];
+  /** What its MMU depends on; undefined for a bare processor and in traces that hold the guest's view only. */
+  mmu: KvmConfig | undefined;
 }
 
 export interface Source {
@@ -51,4 +54,9 @@ export interface TraceHeader {
   knownFaults: readonly string[];
   hypervisor: Hypervisor | undefined;
   omissions: readonly { readonly what: string; readonly count: number }[];
+  /**
+   * State that the recording depends on and does not tell: `memory`, `memslots`, `registers`, `host pages`, `stimuli`, ….
+   * Where it is not empty the trace is partial: what differs and can be due to it is undetermined, not diverged.
+   */
+  unknown?: readonly string[];
 }

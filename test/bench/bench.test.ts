@@ -88,18 +88,22 @@ describe('the figures as text', () => {
   };
 
   test('are rates, and ratios of the same run', () => {
-    expect(benchLines(walks, trace)).toEqual([
-      'what                           rate  of the same run        peak memory',
-      '2-D walks, no TLB          2.00 M/s  0.25 of native              123 MB',
-      '2-D walks, native C        8.00 M/s',
-      'replay of b\\x1b.rwt        10.0 M/s  5.0 x 2-D walks           1,234 MB',
-      '  decoding, uncompressed  100.0 M/s  10.0 % of replay time',
-      '  decoding, as stored      50.0 M/s',
+    const kvm = [{ way: 'shadow paging', faults: 0.2e6, walks: 1e6, edits: 0.4e6, pages: 1, peakMemory: 150e6 }];
+    expect(benchLines(walks, kvm, trace)).toEqual([
+      'what                                 rate  of the same run        peak memory',
+      '2-D walks, no TLB                2.00 M/s  0.25 of native              123 MB',
+      '2-D walks, native C              8.00 M/s',
+      'KVM, shadow paging: walks        1.00 M/s  0.50 x 2-D walks            150 MB',
+      '  faults that build tables       0.20 M/s',
+      '  edits: store, INVLPG, access   0.40 M/s',
+      'replay of b\\x1b.rwt              10.0 M/s  5.0 x 2-D walks           1,234 MB',
+      '  decoding, uncompressed        100.0 M/s  10.0 % of replay time',
+      '  decoding, as stored            50.0 M/s',
     ]);
   });
 
   test('leave out what was not measured', () => {
-    const lines = benchLines({ ...walks, native: undefined, ratio: undefined }, undefined);
+    const lines = benchLines({ ...walks, native: undefined, ratio: undefined }, [], undefined);
     expect(lines).toHaveLength(2);
     expect(lines.join()).not.toContain('native');
   });

@@ -139,6 +139,31 @@ describe('--max-diffs', () => {
   });
 });
 
+describe('--machine and what goes with it', () => {
+  test('must fit each other and the trace', async () => {
+    const path = await goodTrace();
+    const refused = async (...argv: string[]): Promise<string> => {
+      const { status, stdout, stderr } = await rewalk('replay', path, ...argv);
+      expect([status, stdout]).toEqual([2, '']);
+      return stderr;
+    };
+    expect(await refused('--machine', 'other')).toContain('--machine "other": expected bare or kvm');
+    expect(await refused('--profile', '5.4')).toContain('--profile "5.4": expected 6.1 or 7.3');
+    expect(await refused('--tdp', 'yes')).toContain('--tdp "yes": expected on or off');
+    expect(await refused('--machine', 'bare', '--tdp', 'on')).toContain('--tdp cannot apply');
+    expect(await refused('--tdp', 'off', '--tdp-mmu', 'on')).toContain('exclude each other');
+    expect(await refused('--tdp-mmu', 'off')).toContain('add --machine kvm');
+  });
+
+  test('puts an emulated KVM below the guest, as it was asked for', async () => {
+    const machine = async (...argv: string[]): Promise<unknown> =>
+      (await json(await goodTrace(), ...argv)).results[0]!.receipt['machine'];
+    expect(await machine('--machine', 'bare')).toBe('bare');
+    expect(await machine('--machine', 'kvm', '--profile', '7.3', '--tdp', 'off')).toBe('kvm 7.3, shadow paging');
+    expect(await machine('--machine', 'kvm', '--tdp-mmu', 'off')).toMatch(/^kvm 6\.1, .*, legacy direct MMU$/);
+  });
+});
+
 describe('--bail', () => {
   test('stops at the first divergence, of all traces', async () => {
     const [bad, good] = [await packed('bail', [GOOD, WRONG, WRONG].join('\n')), await goodTrace()];
@@ -408,9 +433,22 @@ describe('--json', () => {
     const { receipt, divergences, verdict } = object.results[0]!;
     expect(verdict).toBe('diverged');
     expect(Object.keys(receipt)).toEqual([
-      ...['file', 'title', 'recorder', 'machine', 'policy', 'digest', 'ending', 'steps', 'stepsByKind', 'counts'],
+      ...[
+        'file',
+        'title',
+        'recorder',
+        'machine',
+        'limits',
+        'policy',
+        'digest',
+        'ending',
+        'steps',
+        'stepsByKind',
+        'counts',
+      ],
+      'events',
       ...['observationsPredicted', 'skipped', 'notModelled', 'staleAllowed', 'undetermined', 'expected', 'diverged'],
-      ...['groups', 'brokenExpectations'],
+      ...['groups', 'brokenExpectations', 'brokenInvariants'],
     ]);
     expect(divergences[0]).toMatchObject({
       step: 9,

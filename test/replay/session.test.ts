@@ -65,8 +65,8 @@ describe('divergences', () => {
     const { divergences, receipt } = replay(steps);
     expect(divergences.map(({ step }) => step)).toEqual([4, 5, 6, 8, 9]);
     expect(receipt.groups).toEqual([
-      { group: 'supervisor read: recorded translated, replayed #PF 0x0', count: 3, first: 4 },
-      { group: 'supervisor write: recorded translated, replayed #PF 0x2', count: 2, first: 5 },
+      { group: 'supervisor read: recorded translated, replayed #PF 0x0', count: 3, first: 4, leads: 1 },
+      { group: 'supervisor write: recorded translated, replayed #PF 0x2', count: 2, first: 5, leads: 1 },
     ]);
   });
 

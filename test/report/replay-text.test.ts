@@ -23,6 +23,7 @@ const RECEIPT: Receipt = {
   title: 'a title',
   recorder: 'bochs',
   machine: 'bare',
+  limits: [],
   policy: 'A/D after-permissions',
   digest: 'ab'.repeat(32),
   ending: 'complete',
@@ -31,6 +32,7 @@ const RECEIPT: Receipt = {
   counts: [
     { kind: 'element', observations: 1000, whollyPredicted: 900, predicted: 2900, renamed: 0, learned: 100, input: 0 },
   ],
+  events: [],
   observationsPredicted: 900,
   skipped: {},
   notModelled: {},
@@ -40,6 +42,7 @@ const RECEIPT: Receipt = {
   diverged: 0,
   groups: [],
   brokenExpectations: [],
+  brokenInvariants: [],
 };
 
 function result(receipt: Partial<Receipt> = {}, verdict: ReplayResult['verdict'] = 'match'): ReplayResult {
@@ -153,6 +156,7 @@ const DIVERGENCE: Divergence = {
   replayed: ELEMENTS.slice(0, 2),
   walk: ELEMENTS.slice(0, 2),
   firstDifference: 1,
+  pairs: undefined,
   judgement: { kind: 'diverged' },
   cause: 'the cause',
   group: 'the group',
@@ -241,7 +245,12 @@ describe('a divergence', () => {
 });
 
 describe('groups of the like', () => {
-  const groups = Array.from({ length: 25 }, (_, i) => ({ group: `group ${i}`, count: 2000 - i, first: i }));
+  const groups = Array.from({ length: 25 }, (_, i) => ({
+    group: `group ${i}`,
+    count: 2000 - i,
+    first: i,
+    leads: 2000 - i,
+  }));
 
   test('have their count, their shape and where they begin', () => {
     expect(groupLines({ ...RECEIPT, groups: groups.slice(0, 2) })).toEqual([

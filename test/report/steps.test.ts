@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { fromBigInt, ZERO } from '../../src/bits/word64.ts';
+import { defaultKvmConfig } from '../../src/formats/kvm-config.ts';
 import { Reg } from '../../src/formats/registers.ts';
 import {
   ACCESS_AC,
@@ -12,6 +13,11 @@ import {
   ACCESS_WALKED,
   AccessType,
   expectsAddress,
+  FAULT_DURING_EVENT,
+  FAULT_MISCONFIG,
+  HOST_LEVEL_SHIFT,
+  HOST_PAGE_SHIFT,
+  HostPage,
   INVALIDATION_SHIFT,
   INVALIDATION_TYPE_SHIFT,
   Invalidation,
@@ -20,7 +26,12 @@ import {
   PROVENANCE_SHIFT,
   Provenance,
   REGISTER_WRITE_TASK_SWITCH,
+  SOFTWARE_AC,
+  SOFTWARE_IMPLICIT,
+  SOFTWARE_OPERAND,
+  SOFTWARE_QUIET,
   STEP_REGISTER_SHIFT,
+  STORE_EMULATED,
   STORE_KNOWLEDGE,
   STORE_SIZE_SHIFT,
   StepKind,
@@ -171,6 +182,67 @@ describe('rare stimuli', () => {
     expect(stepKindName(StepKind.RARE, stimuli[0])).toBe('note');
     expect(stepKindName(StepKind.INVALIDATE)).toBe('invalidate');
     expect(stepKindName(31)).toBe('step kind 31');
+  });
+});
+
+describe("a hypervisor's own steps", () => {
+  const under = (op: number, address: bigint, operand: bigint, mmu = defaultKvmConfig()): string => {
+    const [a, o] = [fromBigInt(address), fromBigInt(operand)];
+    return stepText(op, a.lo, a.hi, o.lo, o.hi, [], { mmu });
+  };
+  const intel = defaultKvmConfig({ vendor: 'intel' });
+
+  test('a fault reads as the hardware below reports it', () => {
+    const fault = StepKind.FAULT_EXIT;
+    expect(under(fault, 0x1000n, 0x1_0000_0006n)).toBe('exit: NPF gpa 0x1000 exitinfo1 0x100000006 (W U; final)');
+    expect(under(fault, 0x1000n, 0x182n, intel)).toBe(
+      'exit: EPT violation gpa 0x1000 qualification 0x182 (write; entry ---; linear, final)',
+    );
+    expect(under(fault | FAULT_MISCONFIG, 0xe000_0018n, 0n, intel)).toBe('exit: EPT misconfiguration gpa 0xe0000018');
+    expect(under(fault | FAULT_DURING_EVENT, 0x4000_1000n, 3n, defaultKvmConfig({ tdp: false }))).toBe(
+      'exit: #PF error 0x3 (P W) cr2 0x40001000, an event was being delivered',
+    );
+    expect(text(fault, 0x1000n, 0x3n)).toBe('exit: fault at 0x1000 error 0x3');
+  });
+
+  test('software walks say for what, and what becomes of a failure', () => {
+    expect(text(StepKind.SOFTWARE_WALK | SOFTWARE_OPERAND, 0x4000_5040n, 6n)).toBe(
+      'software walk of 0x40005040: write user, operand of an instruction',
+    );
+    expect(text(StepKind.SOFTWARE_WALK | SOFTWARE_QUIET | SOFTWARE_IMPLICIT | SOFTWARE_AC, 0x1000n, 0x10n)).toBe(
+      'software walk of 0x1000: fetch supervisor, implicit, ac, a failure is dropped',
+    );
+  });
+
+  test('entries, host pages, emulated stores', () => {
+    expect(text(StepKind.VM_ENTRY)).toBe('KVM enters the guest');
+    const pages = StepKind.HOST_PAGES | (HostPage.WRITABLE << HOST_PAGE_SHIFT) | (2 << HOST_LEVEL_SHIFT);
+    expect(text(pages, 0x20_0000n, 512n)).toBe('host has 512 pages from gpa 0x200000 writable, mapped by 2M');
+    expect(text(StepKind.HOST_PAGES | (1 << HOST_LEVEL_SHIFT), 0x1000n, 1n)).toBe(
+      'host has 1 page from gpa 0x1000 absent, mapped by 4K',
+    );
+    expect(text(StepKind.STORE | (8 << STORE_SIZE_SHIFT) | STORE_EMULATED, 0x1000n, 0x2067n)).toBe(
+      'emulated store [0x1000] = 0x2067, 8 bytes',
+    );
+  });
+
+  test('ioctls and the notifier', () => {
+    const slot = { slot: 3, addressSpace: 0, address: fromBigInt(0x1000n), size: fromBigInt(0x4000n) };
+    const backed = { ...slot, userspace: fromBigInt(0x7fd3_9000_0000n) };
+    const stimuli: Stimulus[] = [
+      { kind: 'memslot', what: 'create', ...backed, readOnly: true, dirtyLog: true },
+      { kind: 'memslot', what: 'delete', ...backed, addressSpace: 1, readOnly: false, dirtyLog: false },
+      { kind: 'dirty-log', slot: 3 },
+      { kind: 'notifier', what: 'unmap', start: fromBigInt(0x1000n), end: fromBigInt(0x3000n) },
+      { kind: 'hypervisor', what: 'zap-all' },
+    ];
+    expect(stimuli.map((_, i) => text(StepKind.RARE, 0n, BigInt(i), stimuli))).toEqual([
+      'memslot 3 created: gpa 0x1000, 0x4000 bytes at host 0x7fd390000000, read-only, dirty log',
+      'memslot 3 of address space 1 deleted',
+      'dirty log of memslot 3 read',
+      'the host unmaps 0x1000..0x3000 of its own addresses',
+      'the hypervisor drops all shadow pages',
+    ]);
   });
 });
 

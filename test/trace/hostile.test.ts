@@ -142,15 +142,15 @@ test('kinds that do not exist are refused, with the step', () => {
   const step = (op: number): string => steps(number(3, 1), column(5, op), ...ONE_STEP.slice(2));
   const row = (op: number): string =>
     steps(...ONE_STEP.slice(0, 4), column(8, 1), number(4, 1), column(9, op), column(10, 0, 0), column(11, 0, 0));
-  expect([step(11), step(31), row(17), row(31)]).toMatchInlineSnapshot(`
+  expect([step(15), step(31), row(19), row(31)]).toMatchInlineSnapshot(`
     [
-      "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: a step is of kind 11, which this version does not know -> use a newer rewalk",
+      "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: a step is of kind 15, which this version does not know -> use a newer rewalk",
       "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: a step is of kind 31, which this version does not know -> use a newer rewalk",
-      "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: an observation is of kind 17, which this version does not know -> use a newer rewalk",
+      "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: an observation is of kind 19, which this version does not know -> use a newer rewalk",
       "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: an observation is of kind 31, which this version does not know -> use a newer rewalk",
     ]
   `);
-  expect([step(1), row(16)]).toEqual(['1 steps', '1 steps']);
+  expect([step(14), row(18)]).toEqual(['1 steps', '1 steps']);
 });
 
 test('one bad step is found at whatever place of a chunk it stands', () => {
@@ -170,9 +170,9 @@ test('one bad step is found at whatever place of a chunk it stands', () => {
       const told = (): void => checkColumns({ ...ends, ...rows });
       if (bad === 0 && count > 1) expect(told).not.toThrow();
       else expect(told, `${bad} of ${count}`).toThrow(Problem);
-      columns.op[bad] = 11;
+      columns.op[bad] = 15;
       expect(() => checkColumns({ ...columns, observationEnd: new Uint32Array(count) })).toThrow(
-        'a step is of kind 11',
+        'a step is of kind 15',
       );
     }
   }
@@ -181,8 +181,8 @@ test('one bad step is found at whatever place of a chunk it stands', () => {
 describe('a stimulus that cannot be', () => {
   const one = (...stimulus: Buffer[]): string =>
     steps(number(3, 1), column(5, 0), ...ONE_STEP.slice(2), bytes(12, message(...stimulus)));
-  const fixed64 = (field: number, lo: number): Buffer =>
-    Buffer.concat([Buffer.from([field * 8 + 1]), Buffer.from(Uint32Array.of(lo, 0).buffer)]);
+  const fixed64 = (field: number, lo: number, hi = 0): Buffer =>
+    Buffer.concat([Buffer.from([field * 8 + 1]), Buffer.from(Uint32Array.of(lo, hi).buffer)]);
 
   test.each([
     ['of no known kind', one()],
@@ -193,6 +193,17 @@ describe('a stimulus that cannot be', () => {
     ['a page image with falling indices', one(bytes(1, message(bytes(2, [2, 1]), column(3, 1, 0, 1, 0))))],
     ['a fill of odd entries', one(bytes(2, message(number(2, 1), number(5, 3))))],
     ['a fill of all memory', one(bytes(2, message(number(2, 0xffff_ffff), number(5, 8))))],
+    ['a memslot that nobody knows what happens to', one(bytes(4, number(1, 4)))],
+    ['a memslot of a third address space', one(bytes(4, number(3, 2)))],
+    ['a memslot with too high a number', one(bytes(4, number(2, 0x8000)))],
+    ['a memslot that is not aligned', one(bytes(4, fixed64(4, 0x800)))],
+    ['a memslot of half a page', one(bytes(4, fixed64(5, 0x800)))],
+    ['a memslot of half a page of the host', one(bytes(4, fixed64(8, 0x800)))],
+    ['a memslot beyond physical memory', one(bytes(4, message(fixed64(4, 0xffff_f000, 0xf_ffff), fixed64(5, 0x2000))))],
+    ['a dirty log of too high a number', one(bytes(5, number(1, 0x8000)))],
+    ['a notifier that does what nobody knows', one(bytes(6, number(1, 4)))],
+    ['a notifier whose range falls', one(bytes(6, message(fixed64(2, 0x2000), fixed64(3, 0x1000))))],
+    ['a change of the hypervisor that nobody knows', one(bytes(7, number(1, 4)))],
     ['a note of a megabyte', one(bytes(3, bytes(1, new Uint8Array(1 << 20))))],
   ])('is refused: %s', (_, result) => {
     expect(result).toMatch(/^E_(UNSOUND|LIMIT|UNKNOWN_FEATURE) FILE.rwt, chunk 1, byte \d+/);

@@ -7,7 +7,10 @@ import fc from 'fast-check';
 import { afterAll } from 'vitest';
 import { Problem, placeText } from '../../src/bits/problem.ts';
 import { toBigInt } from '../../src/bits/word64.ts';
-import { OBS_KIND_COUNT } from '../../src/formats/observation.ts';
+import { defaultKvmConfig } from '../../src/formats/kvm-config.ts';
+import { KVM_EVENT_SHIFT } from '../../src/formats/kvm-event.ts';
+import { KVM_EVENT_BITS } from '../../src/formats/kvm-event-fields.ts';
+import { OBS_KIND_COUNT, Obs } from '../../src/formats/observation.ts';
 import { REGISTER_COUNT } from '../../src/formats/registers.ts';
 import {
   ACCESS_CPL_SHIFT,
@@ -63,7 +66,7 @@ export const HEADER: TraceHeader = {
     { name: 'second.walklog', size: 0, sha256: new Uint8Array(0) },
   ],
   knownFaults: ['mbec-qualification'],
-  hypervisor: { name: 'kvm', version: '6.1.192', tdp: true, parameters: ['ept=1'] },
+  hypervisor: { name: 'kvm', version: '6.1.192', tdp: true, parameters: ['ept=1'], mmu: undefined },
   omissions: [{ what: 'port accesses', count: 3 }],
 };
 
@@ -73,6 +76,19 @@ export const PLAIN_HEADER: TraceHeader = {
   knownFaults: [],
   omissions: [],
   hypervisor: undefined,
+};
+
+/** Of a recording of a hypervisor's own tracing. */
+export const KVM_HEADER: TraceHeader = {
+  ...PLAIN_HEADER,
+  observable: (1 << Obs.KVM_EVENT) | (1 << Obs.KVM_MORE),
+  hypervisor: {
+    name: 'kvm',
+    version: '6.1.192',
+    tdp: true,
+    parameters: [],
+    mmu: defaultKvmConfig({ vendor: 'intel', pml: true, tdpMmu: false, maxLevel: 2, l1tfBits: 44 }),
+  },
 };
 
 export function registersOf(seed: number): Uint32Array {
@@ -226,6 +242,8 @@ export function problemOf(run: () => unknown): Problem {
 const word = fc.nat({ max: 0xffff_ffff });
 const rowArbitrary = fc.record({ op: word, words: fc.tuple(word, word, word, word) });
 
+const frame = word.map((lo) => (lo & ~0xfff) >>> 0);
+
 const stimulusArbitrary: fc.Arbitrary<Stimulus> = fc.oneof(
   fc.record({ kind: fc.constant('note' as const), text: fc.string({ unit: 'binary' }) }),
   fc.record({
@@ -243,9 +261,69 @@ const stimulusArbitrary: fc.Arbitrary<Stimulus> = fc.oneof(
     increment: fc.record({ lo: word, hi: word }),
     size: fc.constantFrom(4 as const, 8 as const),
   }),
+  fc.record({
+    kind: fc.constant('memslot' as const),
+    what: fc.constantFrom('create', 'delete', 'move', 'flags'),
+    slot: fc.nat({ max: 0x7fff }),
+    addressSpace: fc.nat({ max: 1 }),
+    address: fc.record({ lo: frame, hi: fc.nat({ max: 0x7_ffff }) }),
+    size: fc.record({ lo: frame, hi: fc.nat({ max: 0x7_ffff }) }),
+    readOnly: fc.boolean(),
+    dirtyLog: fc.boolean(),
+    userspace: fc.record({ lo: frame, hi: word }),
+  }),
+  fc.record({ kind: fc.constant('dirty-log' as const), slot: fc.nat({ max: 0x7fff }) }),
+  fc.record({
+    kind: fc.constant('notifier' as const),
+    what: fc.constantFrom('unmap', 'set-pte', 'age', 'test-age'),
+    start: fc.record({ lo: word, hi: fc.nat({ max: 0x7fff_ffff }) }),
+    end: fc.record({ lo: word, hi: fc.integer({ min: 0x8000_0000, max: 0xffff_ffff }) }),
+  }),
+  fc.record({
+    kind: fc.constant('hypervisor' as const),
+    what: fc.constantFrom('zap-all', 'destroy', 'set-cpuid', 'set-sregs'),
+  }),
 );
 
 const STEP_KINDS = Object.values(StepKind).filter((kind) => kind !== StepKind.RARE);
+
+interface AnyRow {
+  op: number;
+  words: [number, number, number, number];
+}
+
+/** Words of a column: mostly those that say nothing. */
+const column: fc.Arbitrary<[number, number]> = fc.oneof(
+  { weight: 2, arbitrary: fc.constant<[number, number]>([0, 0]) },
+  { weight: 1, arbitrary: fc.tuple(word, fc.constant(0)) },
+  { weight: 1, arbitrary: fc.tuple(word, fc.constant(0xffff_ffff)) },
+  { weight: 1, arbitrary: fc.tuple(word, word) },
+);
+
+/** An event of KVM's that has, with luck, the rows that it should have; the event itself may be none that is known. */
+const eventArbitrary: fc.Arbitrary<AnyRow[]> = fc
+  .record({
+    event: fc.nat({ max: 31 }),
+    op: word,
+    clean: fc.boolean(),
+    rows: fc.array(fc.tuple(column, column), { minLength: 1, maxLength: 4 }),
+    strange: fc.integer({ min: -8, max: 0xff }),
+  })
+  .map(({ event, op, clean, rows, strange }) =>
+    rows.map(([address, value], i): AnyRow => {
+      const bits = clean ? op & (KVM_EVENT_BITS[event] ?? 0) : op;
+      const own = Obs.KVM_EVENT | (event << KVM_EVENT_SHIFT);
+      const head = ((bits & ~0xf81f) | own) >>> 0;
+      return { op: i === 0 ? head : Obs.KVM_MORE | (strange > 0 ? 0 : strange << 7), words: [...address, ...value] };
+    }),
+  );
+
+const rowsArbitrary: fc.Arbitrary<AnyRow[]> = fc.oneof(
+  fc
+    .record({ kind: fc.nat({ max: OBS_KIND_COUNT - 1 }), row: rowArbitrary })
+    .map(({ kind, row }) => [{ op: ((row.op & ~0x1f) | kind) >>> 0, words: row.words }]),
+  eventArbitrary,
+);
 
 const stepArbitrary = fc.record({
   kind: fc.constantFrom(...STEP_KINDS),
@@ -253,7 +331,7 @@ const stepArbitrary = fc.record({
   rare: fc.option(stimulusArbitrary, { freq: 4 }),
   line: fc.oneof(fc.nat({ max: 100 }), word),
   time: fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),
-  rows: fc.array(fc.record({ kind: fc.nat({ max: OBS_KIND_COUNT - 1 }), row: rowArbitrary }), { maxLength: 4 }),
+  rows: fc.array(rowsArbitrary, { maxLength: 4 }).map((rows) => rows.flat()),
 });
 
 /** Chunks of any steps that a reader accepts, however strange. */
@@ -275,9 +353,7 @@ export const chunksArbitrary: fc.Arbitrary<StepColumns[]> = fc
         if (rare !== null) builder.rare(rare, op, line);
         else builder.step((op | kind) >>> 0, ...row.words, line);
         if (stamped) builder.stamp(time);
-        for (const observed of rows) {
-          builder.observe(((observed.row.op & ~0x1f) | observed.kind) >>> 0, ...observed.row.words);
-        }
+        for (const observed of rows) builder.observe(observed.op >>> 0, ...observed.words);
       }
       return builder.take(registers, source);
     });

@@ -11,6 +11,10 @@ export interface DumpedSlot {
   readonly slot: number;
   readonly gpa: bigint;
   readonly size: bigint;
+  /** KVM_MEM_* flags: 1 dirty log, 2 read-only. */
+  readonly flags: bigint;
+  /** Host-virtual address of the first byte. */
+  readonly hva: bigint;
 }
 
 /** The guest's own VMCB while it runs a guest: what its VMRUN used. */
@@ -107,7 +111,8 @@ export class DumpReader implements Dump {
     if (text.startsWith('slot ')) {
       const fields = pairs(text);
       const slot = Number(text.split(' ')[1]);
-      this.slots.push({ slot, gpa: fields.get('gpa') ?? 0n, size: fields.get('size') ?? 0n });
+      const field = (name: string): bigint => fields.get(name) ?? 0n;
+      this.slots.push({ slot, gpa: field('gpa'), size: field('size'), flags: field('flags'), hva: field('hva') });
       return true;
     }
     return false;

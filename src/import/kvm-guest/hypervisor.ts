@@ -16,5 +16,5 @@ export function hypervisorOf(parameters: string, commandLine: string): Hyperviso
     if ((match[2] === 'npt' || match[2] === 'ept') && (match[3] === 'Y' || match[3] === '1')) tdp = true;
   }
   if (commandLine.trim() !== '') list.push(`cmdline=${commandLine.trim()}`);
-  return { name: 'kvm', version: '6.1.192', tdp, parameters: list };
+  return { name: 'kvm', version: '6.1.192', tdp, parameters: list, mmu: undefined };
 }

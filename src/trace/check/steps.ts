@@ -35,6 +35,7 @@ import type { StepColumns } from '../columns.ts';
 import type { TraceHeader } from '../header.ts';
 import { observationKindOf, stepKindOf } from '../text/kinds.ts';
 import type { Findings } from './findings.ts';
+import { isKvmStep, type KvmFault, kvmRowsFaults, kvmStepFaults, kvmStimulusFaults, strayEventBits } from './kvm.ts';
 
 /** What follows from translating or from loading registers that paging depends on. */
 const WALKING = obsMask(
@@ -51,20 +52,26 @@ const WALKING = obsMask(
 const OF_ACCESS = WALKING | obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED);
 const AFTERWARDS = obsMask(Obs.REGISTER, Obs.ENTRY_AFTER);
 const LOADING = WALKING | AFTERWARDS | obsMask(Obs.PDPTE_LOADED);
+/** What the hypervisor's tracing tells of anything that it has a hand in. */
+const TRACED = obsMask(Obs.KVM_EVENT, Obs.KVM_MORE);
 
 /** The kinds of observation that can belong to a step, by kind of step. */
 const LEGAL_ROWS: Readonly<Record<number, number>> = {
-  [StepKind.RARE]: AFTERWARDS,
-  [StepKind.ACCESS]: OF_ACCESS | AFTERWARDS,
-  [StepKind.STORE]: AFTERWARDS,
+  [StepKind.RARE]: AFTERWARDS | TRACED,
+  [StepKind.ACCESS]: OF_ACCESS | AFTERWARDS | TRACED,
+  [StepKind.STORE]: AFTERWARDS | TRACED,
   [StepKind.CLEAR_PAGE]: AFTERWARDS,
-  [StepKind.REGISTER_WRITE]: LOADING,
+  [StepKind.REGISTER_WRITE]: LOADING | TRACED,
   [StepKind.REGISTER_SET]: AFTERWARDS,
-  [StepKind.INVALIDATE]: WALKING | AFTERWARDS,
-  [StepKind.NESTED_ENTRY]: LOADING,
-  [StepKind.NESTED_EXIT]: LOADING,
+  [StepKind.INVALIDATE]: WALKING | AFTERWARDS | TRACED,
+  [StepKind.NESTED_ENTRY]: LOADING | TRACED,
+  [StepKind.NESTED_EXIT]: LOADING | TRACED,
   [StepKind.GPA_ACCESS]: OF_ACCESS | AFTERWARDS,
   [StepKind.PDPTE_LOAD]: LOADING,
+  [StepKind.FAULT_EXIT]: AFTERWARDS | TRACED,
+  [StepKind.VM_ENTRY]: AFTERWARDS | TRACED,
+  [StepKind.SOFTWARE_WALK]: OF_ACCESS | AFTERWARDS | TRACED,
+  [StepKind.HOST_PAGES]: AFTERWARDS,
 };
 
 const STORE_SIZES = [1, 2, 4, 8];
@@ -109,6 +116,10 @@ export class StepRules {
     this.findings.add(id, severity, place, sentence);
   }
 
+  private kvm(faults: Iterable<KvmFault>): void {
+    for (const { id, sentence } of faults) this.error(id, sentence);
+  }
+
   private chunk(columns: StepColumns): void {
     const { source } = columns;
     if (source > 0 && source >= this.header.sources.length) {
@@ -116,7 +127,9 @@ export class StepRules {
     }
     if (source !== this.lastSource) this.lastLine = 0;
     this.lastSource = source;
-    for (const stimulus of columns.stimuli) if (stimulus.kind !== 'note') this.physical(stimulus.address.hi);
+    for (const stimulus of columns.stimuli) {
+      if (stimulus.kind === 'page-image' || stimulus.kind === 'entry-fill') this.physical(stimulus.address.hi);
+    }
   }
 
   /** A physical address that the processor does not have. */
@@ -131,6 +144,13 @@ export class StepRules {
     const kind = op & STEP_KIND_MASK;
     const unknown = (op & stepKindOf(op).rest) >>> 0;
     if (unknown !== 0) this.error('step.bits', `the step's word has bits that mean nothing: 0x${unknown.toString(16)}`);
+    const stimulus = kind === StepKind.RARE ? columns.stimuli[columns.operand[2 * step]!] : undefined;
+    if (isKvmStep(op, stimulus)) {
+      if (this.header.hypervisor?.mmu === undefined) {
+        this.error('step.no-mmu', "the step is a hypervisor's own, and the header does not describe its MMU");
+      }
+      this.kvm(stimulus === undefined ? kvmStepFaults(columns, step) : kvmStimulusFaults(stimulus));
+    }
     const lo = columns.address[2 * step]!;
     const hi = columns.address[2 * step + 1]!;
     switch (kind) {
@@ -211,16 +231,19 @@ export class StepRules {
     const legal = LEGAL_ROWS[op & STEP_KIND_MASK]!;
     const isAccess = (op & STEP_KIND_MASK) === StepKind.ACCESS;
     let translated = expectsAddress(op) ? 1 : 0;
+    let traced = false;
     for (let row = start; row < end; row++) {
       const kind = columns.observationOp[row]! & OBS_KIND_MASK;
       if (((legal >>> kind) & 1) === 0) {
         this.error('observation.kind', `'${OBS_NAMES[kind]}' cannot be observed of a step of this kind`);
       } else this.observable(kind);
       this.row(columns, row);
+      traced ||= kind === Obs.KVM_EVENT || kind === Obs.KVM_MORE;
       if (kind !== Obs.TRANSLATED) continue;
       translated++;
       if (isAccess) this.offset(columns.address[2 * step]!, columns.observationAddress[2 * row]!);
     }
+    if (traced) this.kvm(kvmRowsFaults(columns, start, end));
     if (translated > 1) this.error('access.translated-twice', 'an access is expected to be translated more than once');
   }
 
@@ -230,7 +253,8 @@ export class StepRules {
     if ((op & OBS_LEARNED) !== 0) {
       this.error('observation.learned', 'an observation is marked as learned, which only a machine does');
     }
-    const unknown = (op & observationKindOf(op).rest & ~OBS_LEARNED) >>> 0;
+    const rest = kind === Obs.KVM_EVENT ? strayEventBits(op) : op & observationKindOf(op).rest;
+    const unknown = (rest & ~OBS_LEARNED) >>> 0;
     if (unknown !== 0) {
       this.error('observation.bits', `an observation's word has bits that mean nothing: 0x${unknown.toString(16)}`);
     }

@@ -5,6 +5,7 @@ import type { TraceLimits } from '../limits.ts';
 import type { TraceItem } from '../reader.ts';
 import { openTrace } from '../text/either-form.ts';
 import { type Finding, Findings } from './findings.ts';
+import { headerFaults } from './kvm.ts';
 import { StepRules } from './steps.ts';
 
 export type { Finding } from './findings.ts';
@@ -47,6 +48,7 @@ function addProblem(
 function checkItem(item: TraceItem, rules: StepRules | undefined, findings: Findings): StepRules | undefined {
   switch (item.kind) {
     case 'header':
+      for (const { id, sentence } of headerFaults(item.header)) findings.add(id, 'error', {}, sentence);
       return new StepRules(findings, item.header);
     case 'steps':
       rules?.check(item.columns, item.place);

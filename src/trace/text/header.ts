@@ -1,6 +1,8 @@
 /** The header line and the state lines of the text form, both ways. */
 
 import type { Word64 } from '../../bits/word64.ts';
+import { KVM_PROFILES } from '../../formats/decode/kvm-role.ts';
+import { defaultKvmConfig, type KvmConfig } from '../../formats/kvm-config.ts';
 import { OBS_FAULTS, OBS_NAMES, Obs, obsMask } from '../../formats/observation.ts';
 import { REGISTER_COUNT, REGISTER_NAMES } from '../../formats/registers.ts';
 import { FORMAT_VERSION, type Hypervisor, type Processor, type Source, type TraceHeader } from '../header.ts';
@@ -16,6 +18,8 @@ import type { ReadObject, TextObject } from './rows.ts';
 const USUAL_OBSERVABLE = obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED) | OBS_FAULTS;
 
 const USUAL_MAXPHYADDR = 52;
+const USUAL_MMU = defaultKvmConfig();
+const HOST_VENDORS = ['amd', 'intel'] as const;
 
 /** Leaves out what is empty, so that only what was said remains. */
 function withoutEmpty(object: Record<string, unknown>): TextObject {
@@ -52,12 +56,19 @@ export function headerObject(header: TraceHeader): TextObject {
       withoutEmpty({ name, size, sha256: Buffer.from(sha256).toString('hex') }),
     ),
     knownFaults: header.knownFaults,
-    hypervisor: hypervisor && withoutEmpty({ ...hypervisor }),
+    hypervisor: hypervisor && withoutEmpty({ ...hypervisor, mmu: hypervisor.mmu && mmuObject(hypervisor.mmu) }),
     omissions: header.omissions.map(({ what, count }) => ({ what, count })),
+    unknown: header.unknown ?? [],
   });
   // Said even when nothing is observable, which is not what leaving it out means.
   if (header.observable !== USUAL_OBSERVABLE) object['observable'] = maskNames(header.observable) as never;
   return { header: object };
+}
+
+/** The configuration where it is not the usual one. */
+function mmuObject(mmu: KvmConfig): TextObject {
+  const usual: Record<string, unknown> = { ...USUAL_MMU };
+  return Object.fromEntries(Object.entries(mmu).filter(([name, value]) => value !== usual[name]));
 }
 
 function parseMask(names: readonly unknown[]): number {
@@ -94,6 +105,29 @@ function parseSource(name: string, value: unknown): Source {
   return source;
 }
 
+function parseMmu(name: string, value: unknown): KvmConfig {
+  const reader = new ObjectReader(asObject(name, value), "the hypervisor's MMU");
+  const usual = USUAL_MMU;
+  const mmu: KvmConfig = {
+    profile: KVM_PROFILES[reader.named('profile', KVM_PROFILES, KVM_PROFILES.indexOf(usual.profile))]!,
+    vendor: HOST_VENDORS[reader.named('vendor', HOST_VENDORS, HOST_VENDORS.indexOf(usual.vendor))]!,
+    tdp: reader.truth('tdp', usual.tdp),
+    tdpMmu: reader.truth('tdpMmu', usual.tdpMmu),
+    // Whether the numbers are what they may be is asked with everything else about headers.
+    tdpLevel: reader.number('tdpLevel', usual.tdpLevel, 5) as KvmConfig['tdpLevel'],
+    hostMaxphyaddr: reader.number('hostMaxphyaddr', usual.hostMaxphyaddr, 52),
+    eptAd: reader.truth('eptAd', usual.eptAd),
+    pml: reader.truth('pml', usual.pml),
+    maxLevel: reader.number('maxLevel', usual.maxLevel, 3) as KvmConfig['maxLevel'],
+    nxHugePages: reader.truth('nxHugePages', usual.nxHugePages),
+    mmioCaching: reader.truth('mmioCaching', usual.mmioCaching),
+    eagerPageSplit: reader.truth('eagerPageSplit', usual.eagerPageSplit),
+    l1tfBits: reader.number('l1tfBits', usual.l1tfBits, 51),
+  };
+  reader.end();
+  return mmu;
+}
+
 function parseHypervisor(name: string, value: unknown): Hypervisor {
   const reader = new ObjectReader(asObject(name, value), "the header's hypervisor");
   const hypervisor: Hypervisor = {
@@ -101,6 +135,7 @@ function parseHypervisor(name: string, value: unknown): Hypervisor {
     version: reader.text('version'),
     tdp: reader.truth('tdp'),
     parameters: reader.list('parameters', asText),
+    mmu: reader.optional('mmu', parseMmu),
   };
   reader.end();
   return hypervisor;
@@ -131,6 +166,8 @@ export function parseHeader(value: unknown): TraceHeader {
     hypervisor: reader.optional('hypervisor', parseHypervisor),
     omissions: reader.list('omissions', parseOmission),
   };
+  const unknown = reader.list('unknown', asText);
+  if (unknown.length > 0) header.unknown = unknown;
   reader.end();
   return header;
 }

@@ -1,6 +1,7 @@
 /** The kinds of step and of observation in the text form: which key names the kind, which fields go with it. */
 
 import { EXCEPTION_NAMES } from '../../formats/decode/fault.ts';
+import { KVM_EVENT_MASK, KVM_EVENT_NAMES, KVM_EVENT_SHIFT } from '../../formats/kvm-event.ts';
 import {
   DIM_NAMES,
   NOT_MODELLED_NAMES,
@@ -46,6 +47,15 @@ import {
   ACCESS_TYPE_SHIFT,
   ACCESS_USER,
   ACCESS_WALKED,
+  FAULT_AC,
+  FAULT_CPL3,
+  FAULT_DURING_EVENT,
+  FAULT_MISCONFIG,
+  HOST_LEVEL_MASK,
+  HOST_LEVEL_SHIFT,
+  HOST_PAGE_MASK,
+  HOST_PAGE_NAMES,
+  HOST_PAGE_SHIFT,
   INVALIDATION_MASK,
   INVALIDATION_SHIFT,
   INVALIDATION_TYPE_MASK,
@@ -58,9 +68,15 @@ import {
   PROVENANCE_NAMES,
   PROVENANCE_SHIFT,
   REGISTER_WRITE_TASK_SWITCH,
+  SOFTWARE_AC,
+  SOFTWARE_IMPLICIT,
+  SOFTWARE_OPERAND,
+  SOFTWARE_QUIET,
+  SOFTWARE_RMW,
   STEP_KIND_MASK,
   STEP_REGISTER_MASK,
   STEP_REGISTER_SHIFT,
+  STORE_EMULATED,
   STORE_KNOWLEDGE,
   STORE_SIZE_MASK,
   STORE_SIZE_SHIFT,
@@ -170,7 +186,12 @@ const STEP_DRAFTS: readonly Draft[] = [
   {
     main: address('store'),
     bits: StepKind.STORE,
-    fields: [second('value'), number('size', STORE_SIZE_SHIFT, STORE_SIZE_MASK, 8), flag('knowledge', STORE_KNOWLEDGE)],
+    fields: [
+      second('value'),
+      number('size', STORE_SIZE_SHIFT, STORE_SIZE_MASK, 8),
+      flag('knowledge', STORE_KNOWLEDGE),
+      flag('emulated', STORE_EMULATED),
+    ],
   },
   { main: address('clear-page'), bits: StepKind.CLEAR_PAGE },
   {
@@ -197,6 +218,39 @@ const STEP_DRAFTS: readonly Draft[] = [
     fields: [second('reason'), address('qualification')],
   },
   { main: address('pdpte-load'), bits: StepKind.PDPTE_LOAD },
+  {
+    main: address('fault-exit'),
+    bits: StepKind.FAULT_EXIT,
+    fields: [
+      second('error'),
+      flag('misconfig', FAULT_MISCONFIG),
+      flag('duringEvent', FAULT_DURING_EVENT),
+      flag('cpl3', FAULT_CPL3),
+      flag('ac', FAULT_AC),
+    ],
+  },
+  { main: mark('vm-entry'), bits: StepKind.VM_ENTRY },
+  {
+    main: address('software-walk'),
+    bits: StepKind.SOFTWARE_WALK,
+    fields: [
+      second('access'),
+      flag('quiet', SOFTWARE_QUIET),
+      flag('operandOfInstruction', SOFTWARE_OPERAND),
+      flag('implicit', SOFTWARE_IMPLICIT),
+      flag('ac', SOFTWARE_AC),
+      flag('rmw', SOFTWARE_RMW),
+    ],
+  },
+  {
+    main: address('host-pages'),
+    bits: StepKind.HOST_PAGES,
+    fields: [
+      second('count'),
+      named('residency', HOST_PAGE_SHIFT, HOST_PAGE_MASK, HOST_PAGE_NAMES),
+      number('level', HOST_LEVEL_SHIFT, HOST_LEVEL_MASK, 1),
+    ],
+  },
 ];
 
 /** Without the rare ones. */
@@ -252,6 +306,9 @@ const OBSERVATION_DRAFTS: readonly Draft[] = [
     bits: Obs.NOT_MODELLED,
   },
   { main: mark('faulted'), bits: Obs.FAULTED },
+  // The row as such; `kvm-event.ts` makes one object of it and the KVM_MORE rows behind it.
+  { main: named('kvm-event', KVM_EVENT_SHIFT, KVM_EVENT_MASK, KVM_EVENT_NAMES), bits: Obs.KVM_EVENT },
+  { main: address('kvm-more'), bits: Obs.KVM_MORE },
 ];
 
 /** By number of kind. Their keys are `OBS_NAMES`, which filters and reports use too. */

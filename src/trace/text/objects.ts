@@ -46,8 +46,8 @@ export class ObjectReader {
     return this.get(name, absent, (_, value) => parseNumber(name, value, greatest));
   }
 
-  truth(name: string): boolean {
-    return this.get(name, false, parseTruth);
+  truth(name: string, absent = false): boolean {
+    return this.get(name, absent, parseTruth);
   }
 
   word(name: string): Word64 {
@@ -61,8 +61,8 @@ export class ObjectReader {
     throw textProblem(`'${name}' has more than 32 bits`);
   }
 
-  named(name: string, names: Names): number {
-    return this.get(name, 0, (_, value) => parseName(name, asText(name, value), names, 0));
+  named(name: string, names: Names, absent = 0): number {
+    return this.get(name, absent, (_, value) => parseName(name, asText(name, value), names, 0));
   }
 
   list<T>(name: string, parse: (name: string, value: unknown) => T): T[] {

@@ -2,6 +2,7 @@
 
 import { createHash } from 'node:crypto';
 import { Problem } from '../../bits/problem.ts';
+import { Obs } from '../../formats/observation.ts';
 import { REGISTER_COUNT } from '../../formats/registers.ts';
 import { StepBuilder, type StepColumns } from '../columns.ts';
 import type { TraceHeader } from '../header.ts';
@@ -13,6 +14,7 @@ import { stimulusBytes, stimulusFault } from '../stimulus-message.ts';
 import { parseNumber, shown, textProblem } from './fields.ts';
 import { parseHeader, parseState } from './header.ts';
 import { type Kind, OBSERVATION_KINDS, RARE_KIND, STEP_KINDS } from './kinds.ts';
+import { KVM_EVENT_KEY, parseKvmEvent } from './kvm-event.ts';
 import { type TextLine, textLines } from './lines.ts';
 import { asList, asObject } from './objects.ts';
 import { namedKind, parseRow, type ReadObject } from './rows.ts';
@@ -29,7 +31,8 @@ const byKey = (kinds: readonly Kind[]): ReadonlyMap<string, Kind> =>
 const RARE_KEYS = Object.keys(STIMULUS_FIELDS) as Stimulus['kind'][];
 /** Every key that names a step; the kinds of rare steps are here for suggestions. */
 const STEPS_BY_KEY = new Map([...byKey(STEP_KINDS), ...RARE_KEYS.map((key) => [key, RARE_KIND] as const)]);
-const OBSERVATIONS_BY_KEY = byKey(OBSERVATION_KINDS);
+const KVM_EVENT_KIND = OBSERVATION_KINDS[Obs.KVM_EVENT]!;
+const OBSERVATIONS_BY_KEY = new Map([...byKey(OBSERVATION_KINDS), [KVM_EVENT_KEY, KVM_EVENT_KIND] as const]);
 /** Keys of a step's line that are no part of its row. */
 const STEP_KEYS = ['line', 'time', 'expect'];
 
@@ -136,8 +139,13 @@ class TextParser {
   private observation(element: unknown, i: number): void {
     const object = asObject(`expect[${i}]`, element);
     const kind = namedKind(object, OBSERVATIONS_BY_KEY, 'observation');
-    const { op, address, second } = parseRow(object, kind, [], `an observation '${kind.main.name}'`);
-    this.builder.observe(op, address.lo, address.hi, second.lo, second.hi);
+    const rows =
+      KVM_EVENT_KEY in object
+        ? parseKvmEvent(object)
+        : [parseRow(object, kind, [], `an observation '${kind.main.name}'`)];
+    for (const { op, address, second } of rows) {
+      this.builder.observe(op, address.lo, address.hi, second.lo, second.hi);
+    }
   }
 
   private rare(object: ReadObject, line: number): void {

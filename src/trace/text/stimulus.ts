@@ -1,7 +1,8 @@
 /** The rare stimuli in the text form, both ways. */
 
-import type { EntryFill, PageImage, Stimulus } from '../stimulus.ts';
-import { parseNumber, parseWord, wordText } from './fields.ts';
+import type { EntryFill, Memslot, PageImage, Stimulus } from '../stimulus.ts';
+import { HYPERVISOR_CHANGES, MAXIMUM_SLOT, MEMSLOT_CHANGES, NOTIFIER_CALLS } from '../stimulus-message.ts';
+import { parseName, parseNumber, parseWord, wordText } from './fields.ts';
 import { asObject, asText, ObjectReader } from './objects.ts';
 import type { ReadObject, TextObject } from './rows.ts';
 
@@ -12,6 +13,10 @@ export const STIMULUS_FIELDS: Readonly<Record<Stimulus['kind'], readonly string[
   note: [],
   'page-image': ['words'],
   'entry-fill': ['count', 'first', 'increment', 'size'],
+  memslot: ['slot', 'addressSpace', 'address', 'size', 'readOnly', 'dirtyLog', 'userspace'],
+  'dirty-log': [],
+  notifier: ['start', 'end'],
+  hypervisor: [],
 };
 
 export function stimulusObject(stimulus: Stimulus): TextObject {
@@ -27,7 +32,31 @@ export function stimulusObject(stimulus: Stimulus): TextObject {
       if (stimulus.size !== 8) object['size'] = stimulus.size;
       return object;
     }
+    case 'memslot':
+      return memslotObject(stimulus);
+    case 'dirty-log':
+      return { 'dirty-log': stimulus.slot };
+    case 'notifier':
+      return { notifier: stimulus.what, start: wordText(stimulus.start), end: wordText(stimulus.end) };
+    case 'hypervisor':
+      return { hypervisor: stimulus.what };
   }
+}
+
+function memslotObject(stimulus: Memslot): TextObject {
+  const object: TextObject = { memslot: stimulus.what, slot: stimulus.slot };
+  if (stimulus.addressSpace !== 0) object['addressSpace'] = stimulus.addressSpace;
+  object['address'] = wordText(stimulus.address);
+  object['size'] = wordText(stimulus.size);
+  if (stimulus.readOnly) object['readOnly'] = true;
+  if (stimulus.dirtyLog) object['dirtyLog'] = true;
+  object['userspace'] = wordText(stimulus.userspace);
+  return object;
+}
+
+/** One of `names` by its number in the schema, which text may give instead. */
+function parseWhat<T extends string>(key: string, value: unknown, names: readonly T[]): T {
+  return names[parseName(key, value, names, names.length - 1)]!;
 }
 
 /** The words that are not zero, by index. */
@@ -75,5 +104,27 @@ export function parseStimulus(object: ReadObject, key: Stimulus['kind']): Stimul
       };
       return fill;
     }
+    case 'memslot': {
+      const memslot: Memslot = {
+        kind: key,
+        what: parseWhat(key, object[key], MEMSLOT_CHANGES),
+        slot: reader.number('slot', 0, MAXIMUM_SLOT),
+        addressSpace: reader.number('addressSpace', 0, 1),
+        address: reader.word('address'),
+        size: reader.word('size'),
+        readOnly: reader.truth('readOnly'),
+        dirtyLog: reader.truth('dirtyLog'),
+        userspace: reader.word('userspace'),
+      };
+      return memslot;
+    }
+    case 'dirty-log':
+      return { kind: key, slot: parseNumber(key, object[key], MAXIMUM_SLOT) };
+    case 'notifier': {
+      const what = parseWhat(key, object[key], NOTIFIER_CALLS);
+      return { kind: key, what, start: reader.word('start'), end: reader.word('end') };
+    }
+    case 'hypervisor':
+      return { kind: key, what: parseWhat(key, object[key], HYPERVISOR_CHANGES) };
   }
 }

@@ -1,6 +1,8 @@
 /** Traces as text: one line for each segment's header, each chunk's state and each step (`TEXT-FORM.md`). */
 
 import { word64 } from '../../bits/word64.ts';
+import { KVM_MORE_ROWS, kvmEventOf } from '../../formats/kvm-event.ts';
+import { OBS_KIND_MASK, Obs } from '../../formats/observation.ts';
 import { StepKind } from '../../formats/step.ts';
 import type { StepColumns } from '../columns.ts';
 import type { TraceHeader } from '../header.ts';
@@ -8,6 +10,7 @@ import { Output } from '../output.ts';
 import type { Row } from './fields.ts';
 import { headerObject, stateObject } from './header.ts';
 import { observationKindOf, stepKindOf } from './kinds.ts';
+import { kvmEventObject } from './kvm-event.ts';
 import { putRowFields, rowObject, type TextObject } from './rows.ts';
 import { stimulusObject } from './stimulus.ts';
 
@@ -19,11 +22,24 @@ function rowAt(op: Uint32Array, address: Uint32Array, second: Uint32Array, i: nu
   };
 }
 
-/** Observation `row` of the columns as an object of the text form. */
-export function observationObject(columns: StepColumns, row: number): TextObject {
+/** The observations `[start, end)` of the columns, those of one step, as objects of the text form. */
+function observationObjects(columns: StepColumns, start: number, end: number): TextObject[] {
   const { observationOp, observationAddress, observationValue } = columns;
-  const values = rowAt(observationOp, observationAddress, observationValue, row);
-  return rowObject(observationKindOf(values.op), values);
+  const at = (row: number): Row => rowAt(observationOp, observationAddress, observationValue, row);
+  const objects: TextObject[] = [];
+  for (let row = start; row < end; ) {
+    const op = observationOp[row]!;
+    if ((op & OBS_KIND_MASK) === Obs.KVM_EVENT) {
+      const last = Math.min(end - 1, row + (KVM_MORE_ROWS[kvmEventOf(op)] ?? 0));
+      const { object, rows } = kvmEventObject(Array.from({ length: last - row + 1 }, (_, i) => at(row + i)));
+      objects.push(object);
+      row += rows;
+    } else {
+      const values = at(row++);
+      objects.push(rowObject(observationKindOf(values.op), values));
+    }
+  }
+  return objects;
 }
 
 /** Numbers that JSON cannot hold exactly are written as strings. */
@@ -42,11 +58,8 @@ export function stepObject(columns: StepColumns, step: number): TextObject {
   if (line !== undefined) object['line'] = line;
   const time = columns.timeOf(step);
   if (time !== undefined) object['time'] = timeJson(time);
-  const expect: TextObject[] = [];
-  const end = columns.observationEnd[step]!;
-  for (let i = step === 0 ? 0 : columns.observationEnd[step - 1]!; i < end; i++) {
-    expect.push(observationObject(columns, i));
-  }
+  const start = step === 0 ? 0 : columns.observationEnd[step - 1]!;
+  const expect = observationObjects(columns, start, columns.observationEnd[step]!);
   if (expect.length > 0) object['expect'] = expect;
   return object;
 }

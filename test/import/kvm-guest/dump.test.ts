@@ -24,7 +24,7 @@ describe('a dump', () => {
     expect(dump.gdtBase).toBe(0x106000n);
     expect(dump.inL2).toBe(true);
     expect(dump.vmcb).toEqual({ nestedControl: 1n, ncr3: 0x207000n, asid: 1n });
-    expect(dump.slots).toEqual([{ slot: 0, gpa: 0n, size: 0x800000n }]);
+    expect(dump.slots).toMatchObject([{ slot: 0, gpa: 0n, size: 0x800000n, flags: 0n }]);
     const page = dump.pages.get(7)!;
     expect([page[0], page[1], page[1022], page[1023]]).toEqual([4, 0, 1, 0xffff_ffff]);
   });

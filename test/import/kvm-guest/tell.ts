@@ -68,6 +68,7 @@ function tellStep(columns: StepColumns, i: number): string {
     case StepKind.RARE: {
       const stimulus = columns.stimuli[columns.operand[2 * i]!]!;
       if (stimulus.kind === 'note') return `note ${stimulus.text}`;
+      if (stimulus.kind !== 'page-image' && stimulus.kind !== 'entry-fill') return stimulus.kind;
       const at = hex64(stimulus.address.lo, stimulus.address.hi);
       if (stimulus.kind === 'page-image') return `image ${at}${how}`;
       const { first, increment } = stimulus;

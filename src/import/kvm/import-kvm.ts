@@ -1,0 +1,265 @@
+/**
+ * KVM's own side of a recording: its tracepoints as steps and observations, for a replay on the emulated KVM. The README
+ * beside this file says what becomes of every event.
+ */
+
+import { createHash } from 'node:crypto';
+import { createReadStream, existsSync, statSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { Problem } from '../../bits/problem.ts';
+import { ZERO } from '../../bits/word64.ts';
+import type { KvmProfile } from '../../formats/decode/kvm-role.ts';
+import { Obs, obsMask } from '../../formats/observation.ts';
+import { CR0_PG, Reg } from '../../formats/registers.ts';
+import { Provenance } from '../../formats/step.ts';
+import type { StepColumns } from '../../trace/columns.ts';
+import { FORMAT_VERSION, type Processor, type Source, type TraceHeader } from '../../trace/header.ts';
+import { ioProblem } from '../../trace/input.ts';
+import { WRITER } from '../../trace/version.ts';
+import type { TraceEvent } from '../ftrace/event.ts';
+import { hypervisorOf } from '../kvm-guest/hypervisor.ts';
+import { knownFaults } from '../kvm-guest/known-faults.ts';
+import type { MarkOf } from '../kvm-guest/marks.ts';
+import { processorOf } from '../kvm-guest/processor.ts';
+import { type GuestRecording, readRecording } from '../kvm-guest/recording.ts';
+import type { StepSink } from '../sink.ts';
+import { Conversion } from './conversion.ts';
+import { EventReceipt } from './event-receipt.ts';
+import { exitUnits } from './exit-units.ts';
+import { kvmConfigOf, l1tfBits, nothingSeen, type Seen } from './host-config.ts';
+import { type PutIn, withExits } from './inferred-exits.ts';
+import { NativeAccesses } from './native-accesses.ts';
+import { prologue } from './prologue.ts';
+import { Stranger } from './stranger.ts';
+import { Surveyor } from './survey.ts';
+import { TraceMarks } from './trace-marks.ts';
+import { UnitQueue } from './unit-queue.ts';
+
+export interface KvmOptions {
+  /** The kernel's generation, if the recording does not tell. Default `6.1`. */
+  readonly profile?: KvmProfile;
+}
+
+interface EventOptions extends KvmOptions {
+  /** The trace file, whose records the steps' lines count. */
+  readonly source?: Source;
+  /** The events once more, for a first look at a trace without side files. Default: the events, which then are a list. */
+  readonly survey?: Events;
+}
+
+/** What came of an import. */
+export interface KvmImport {
+  readonly receipt: EventReceipt;
+  readonly steps: number;
+  readonly rows: number;
+}
+
+type Events = AsyncIterable<TraceEvent> | Iterable<TraceEvent>;
+
+const OBSERVABLE = obsMask(Obs.KVM_EVENT, Obs.KVM_MORE, Obs.COMPLETED, Obs.EXCEPTION);
+
+/** Names of a trace in a folder, the best first. */
+const TRACES = ['trace.dat', 'trace.txt.gz', 'trace.txt'];
+
+/**
+ * Imports a recording folder, or a trace file alone. Unknown side files or marks are a `Problem` (E_IMPORT); events that
+ * no rule knows are counted in the header's omissions.
+ */
+export async function importKvm(path: string, sink: StepSink, options: KvmOptions = {}): Promise<KvmImport> {
+  const { openKvmTrace } = await import('../ftrace/open-kvm-trace.ts');
+  const folder = isFolder(path);
+  const trace = folder ? TRACES.map((name) => join(path, name)).find((file) => existsSync(file)) : path;
+  if (trace === undefined) {
+    throw new Problem(
+      'E_NO_SUCH_FILE',
+      'the folder holds no trace',
+      { file: path },
+      `give one with ${TRACES[0]} in it`,
+    );
+  }
+  const recording = folder && existsSync(join(path, 'vmm.log.gz')) ? await readRecording(path, undefined) : undefined;
+  const { events } = await openKvmTrace(trace);
+  const survey = recording === undefined ? (await openKvmTrace(trace)).events : undefined;
+  try {
+    return await importEvents(events, recording, basename(path), sink, {
+      ...options,
+      source: await sourceOf(trace),
+      ...(survey === undefined ? {} : { survey }),
+    });
+  } catch (error) {
+    throw error instanceof Problem ? error.at({ file: trace }) : error;
+  }
+}
+
+/** The trace as the header names it. Throws E_IO. */
+async function sourceOf(path: string): Promise<Source> {
+  const hash = createHash('sha256');
+  let size = 0;
+  try {
+    for await (const chunk of createReadStream(path)) {
+      hash.update(chunk as Buffer);
+      size += (chunk as Buffer).length;
+    }
+  } catch (error) {
+    throw ioProblem(error, path, 'read it');
+  }
+  return { name: basename(path), size, sha256: hash.digest() };
+}
+
+function isFolder(path: string): boolean {
+  try {
+    return statSync(path).isDirectory();
+  } catch {
+    throw new Problem('E_NO_SUCH_FILE', 'no such file or folder', { file: path });
+  }
+}
+
+/** The same from events at hand; `recording`: the side files, `undefined` for a stranger's trace. */
+export async function importEvents(
+  events: Events,
+  recording: GuestRecording | undefined,
+  name: string,
+  sink: StepSink,
+  options: EventOptions = {},
+): Promise<KvmImport> {
+  const receipt = new EventReceipt();
+  const seen = nothingSeen();
+  const stranger = recording === undefined ? await strangerOf(options.survey ?? events, seen) : undefined;
+  const told = stranger?.survey.hasExits === false ? withExits(events, stranger.survey, stranger.putIn) : events;
+  const units = new UnitQueue(exitUnits(told, receipt));
+  const processor = recording === undefined ? unknownProcessor(stranger!) : processorOf(recording.marks);
+  const hypervisor = hypervisorOf(recording?.kvmParameters ?? '', recording?.commandLine ?? '');
+  await lookAtFirstExits(units, seen);
+  const first = kvmConfigOf(hypervisor.parameters, processor, seen, options.profile ?? '6.1');
+  const kept: StepColumns[] = [];
+  const keeping: StepSink = { header: () => undefined, steps: (columns) => kept.push(columns) };
+  const conversion = new Conversion(keeping, receipt, seen, {
+    intel: first.vendor === 'intel',
+    tdp: first.tdp,
+    registersKnown: recording !== undefined,
+    profile: first.profile,
+    ...(stranger === undefined ? {} : { stranger }),
+  });
+  if (recording !== undefined) equip(conversion, recording, hypervisor.parameters, processor);
+  for (let unit = await units.take(); unit !== undefined; unit = await units.take()) {
+    await conversion.unit(unit, units.following());
+  }
+  conversion.writer.flush();
+  if (stranger !== undefined) receipt.dropPutIn(stranger.survey.names);
+  const mmu = kvmConfigOf(hypervisor.parameters, processor, seen, options.profile ?? '6.1');
+  const parameters = stranger === undefined ? hypervisor.parameters : strangersParameters(stranger);
+  const header: TraceHeader = {
+    formatVersion: FORMAT_VERSION,
+    featureFlags: 0,
+    recorder: `tracepoints of ${hypervisor.name}`,
+    writer: WRITER,
+    title: `${name}: what KVM did`,
+    processor,
+    adPolicy: 'after-permissions',
+    observable: OBSERVABLE,
+    independent: false,
+    sources: [...(options.source === undefined ? [] : [options.source]), ...(recording?.sources ?? [])],
+    knownFaults: recording === undefined ? [] : faultsOf(recording, processor, mmu.tdp),
+    hypervisor: { ...hypervisor, parameters, tdp: mmu.tdp, mmu },
+    omissions: [...receipt.omissions].map(([what, count]) => ({ what, count })),
+    ...(stranger === undefined ? {} : { unknown: stranger.unknown }),
+  };
+  sink.header(header);
+  for (const columns of kept) sink.steps(columns);
+  return { receipt, steps: conversion.writer.steps, rows: conversion.writer.rows };
+}
+
+/** Which processor, and whether with two-dimensional paging: the first exits tell where no parameters do. */
+async function lookAtFirstExits(units: UnitQueue, seen: ReturnType<typeof nothingSeen>): Promise<void> {
+  let looked = 0;
+  for await (const { exit } of units.following()) {
+    const reason = exit?.reason;
+    if (reason !== undefined) seen.vendor ??= reason === reason.toUpperCase() ? 'intel' : 'amd';
+    if (reason === 'npf' || reason === 'EPT_VIOLATION' || reason === 'EPT_MISCONFIG') seen.tdp = true;
+    if (reason === 'PF excp') seen.tdp = false;
+    if (seen.tdp !== undefined || ++looked === 256) return;
+  }
+}
+
+function unknownProcessor({ survey }: Stranger): Processor {
+  return {
+    vendor: survey.ept ? 'intel' : survey.hasExits ? 'amd' : 'unknown',
+    model: 'unknown',
+    maxphyaddr: survey.maxphyaddr,
+    features: survey.features,
+    eptVpidCap: ZERO,
+    secondaryControlsAllowed: 0,
+  };
+}
+
+/** Surveys a trace without side files. */
+async function strangerOf(events: Events, seen: Seen): Promise<Stranger> {
+  const surveyor = new Surveyor();
+  for await (const event of events) surveyor.add(event);
+  const survey = surveyor.survey();
+  seen.vendor = survey.ept || l1tfBits(survey.mmio) !== 0 ? 'intel' : 'amd';
+  seen.tdp = survey.tdp;
+  seen.tdpMmu = survey.tdpMmu;
+  seen.directRootLevel = survey.directRootLevel;
+  seen.mmio = survey.mmio;
+  seen.adDisabled = survey.adDisabled;
+  seen.highestPfn = survey.highestPfn;
+  const putIn: PutIn = new WeakSet();
+  return new Stranger(survey, putIn);
+}
+
+/** Which events are compared: those that the trace has at all. */
+function strangersParameters(stranger: Stranger): string[] {
+  const never = stranger.neverSeen;
+  const { roleMask } = stranger.survey;
+  return [
+    ...(never.length === 0 ? [] : [`events-not-recorded=${never.join(',')}`]),
+    ...(roleMask === 0xffff_ffff ? [] : [`role-bits=0x${roleMask.toString(16)}`]),
+  ];
+}
+
+/** Gives the conversion what the side files tell. */
+function equip(
+  conversion: Conversion,
+  recording: GuestRecording,
+  parameters: readonly string[],
+  processor: Processor,
+): void {
+  const start = recording.marks.find((mark): mark is MarkOf<'vmmStart'> => mark.kind === 'vmmStart');
+  const narrow = start?.blob.includes('g32') === true;
+  const native = new NativeAccesses(
+    conversion.memory,
+    conversion.registers,
+    processor.vendor === 'amd' && !recording.together,
+  );
+  conversion.marks = new TraceMarks(conversion, {
+    native,
+    wordSize: narrow ? 4 : 8,
+    entrySize: start?.mode === 2 ? 4 : 8,
+    dumps: recording.dumps,
+  });
+  conversion.prologue = () => prologue(conversion, recording, parameters);
+  announceBoot(conversion, recording);
+}
+
+/** A guest that tells its first CR3 only after it has turned paging on; no exit shows that write under EPT. */
+function announceBoot(conversion: Conversion, recording: GuestRecording): void {
+  const boot = recording.marks.find((mark) => mark.kind === 'boot');
+  if (boot === undefined) return;
+  conversion.beforeWrite = (register, value, position) => {
+    if (register !== Reg.CR0 || (value & BigInt(CR0_PG)) === 0n) return;
+    if (conversion.registers.get(Reg.CR3) === 0n) {
+      conversion.setRegister(Reg.CR3, boot.cr3, Provenance.MARK, position);
+    }
+    conversion.beforeWrite = undefined;
+  };
+}
+
+function faultsOf(recording: GuestRecording, processor: Processor, tdp: boolean): string[] {
+  const { marks, together } = recording;
+  const start = marks.find((mark) => mark.kind === 'vmmStart');
+  const secondStage = marks.some(
+    (mark) => (mark.kind === 'l1Vmcb' && mark.np !== 0) || (mark.kind === 'l1Vmcs' && mark.useept !== 0),
+  );
+  return knownFaults({ processor, tdp, together, secondStage, levels: start?.mode ?? 4 });
+}

@@ -1,0 +1,171 @@
+/**
+ * The hardware that an emulated KVM runs its guest on: a bare machine on host memory, in the state that KVM puts the
+ * processor into.
+ *
+ * - Two-dimensional paging: the guest's registers as they are, in a guest mode whose second stage is KVM's root.
+ * - Shadow paging: KVM's root in the place of the guest's, in a paging mode that fits it, with what SPTEs rely on forced
+ *   on and what they cannot express off (facts/kvm-mmu.md §2.5, §6.2).
+ */
+
+import type { KvmConfig } from '../../formats/kvm-config.ts';
+import {
+  CR0_PE,
+  CR0_PG,
+  CR0_WP,
+  CR4_LA57,
+  CR4_PAE,
+  CR4_PCIDE,
+  CR4_PKE,
+  CR4_PKS,
+  CR4_SMAP,
+  CR4_SMEP,
+  EFER_LMA,
+  EFER_LME,
+  EFER_NXE,
+  EPTP_AD,
+  GuestMode,
+  NESTED_NP_ENABLE,
+  REGISTER_COUNT,
+  Reg,
+  SECONDARY_EPT,
+  SECONDARY_VPID,
+} from '../../formats/registers.ts';
+import { configureWalks, type PagingFeatures } from '../../paging/configure.ts';
+import { frameHi, frameLo } from '../../paging/guest-memory.ts';
+import { PageWalk } from '../../paging/page-walk.ts';
+import type { TraceHeader } from '../../trace/header.ts';
+import { BareMachine } from '../bare.ts';
+import { pagingFeatures } from '../features.ts';
+import type { Memory } from '../memory.ts';
+
+/** The root that KVM has the hardware walk. */
+export interface RootState {
+  /** 5, 4; 3: PAE, whose four entries KVM keeps beside its tables. */
+  readonly level: 3 | 4 | 5;
+  /** Host frame of the root table, level 4 and 5. */
+  readonly frame: number;
+  /** Level 3: the entries, two halves each. */
+  readonly pdptes: Int32Array;
+}
+
+/** Any number but 0, which is the host's own. */
+const GUEST_TAG = 1;
+/** EPTP bits 2:0: tables are write-back. */
+const EPTP_WRITE_BACK = 6;
+/** Registers that the guest under two-dimensional paging has to itself. */
+const GUESTS_OWN = [
+  Reg.CR0,
+  Reg.CR3,
+  Reg.CR4,
+  Reg.EFER,
+  Reg.PKRU,
+  Reg.PKRS,
+  Reg.PDPTE0,
+  Reg.PDPTE1,
+  Reg.PDPTE2,
+  Reg.PDPTE3,
+  Reg.SMM,
+  Reg.PAT,
+] as const;
+/** What SPTEs cannot express (keys), or the hardware must not do while the guest does not page. */
+const HIDDEN_CR4 = CR4_PKE | CR4_PKS;
+const PAGING_CR4 = CR4_SMEP | CR4_SMAP;
+
+export class Hardware extends BareMachine {
+  private readonly config: KvmConfig;
+  private readonly hostFeatures: PagingFeatures;
+  private readonly scratchWalk: PageWalk;
+  /** A root is loaded. */
+  rooted = false;
+
+  constructor(header: TraceHeader, config: KvmConfig, memory: Memory) {
+    super(config.tdp ? header : asHost(header, config), memory);
+    this.config = config;
+    this.hostFeatures = pagingFeatures(asHost(header, config));
+    this.scratchWalk = new PageWalk(0, memory, this.log);
+    if (!config.tdp) return;
+    if (config.vendor === 'amd') {
+      this.setRegister(Reg.GUEST_MODE, GuestMode.SVM, 0);
+      this.setRegister(Reg.NESTED_CONTROL, NESTED_NP_ENABLE, 0);
+      this.setRegister(Reg.ASID, GUEST_TAG, 0);
+      this.setRegister(Reg.HOST_CR0, CR0_PG | CR0_WP | CR0_PE, 0);
+      this.setRegister(Reg.HOST_CR4, CR4_PAE | (config.tdpLevel === 5 ? CR4_LA57 : 0), 0);
+      this.setRegister(Reg.HOST_EFER, EFER_LME | EFER_LMA | EFER_NXE, 0);
+    } else {
+      this.setRegister(Reg.GUEST_MODE, GuestMode.VMX, 0);
+      this.setRegister(Reg.SECONDARY_CONTROLS, SECONDARY_EPT | SECONDARY_VPID, 0);
+      this.setRegister(Reg.VPID, GUEST_TAG, 0);
+    }
+  }
+
+  /** The second stage is the host's business, whose address width and page sizes it has. */
+  override configure(): void {
+    const { stale } = this;
+    super.configure();
+    if (stale && this.tdpWalk !== null) {
+      configureWalks(this.registers, this.hostFeatures, this.scratchWalk, this.eptWalk, this.nptWalk);
+    }
+  }
+
+  /** Puts the processor into the state in which KVM runs a guest with registers `guest` on `root`. */
+  load(guest: Uint32Array, root: RootState | null): void {
+    this.rooted = root !== null;
+    if (!this.config.tdp) {
+      if (root !== null) this.loadShadow(guest, root);
+      return;
+    }
+    for (const register of GUESTS_OWN) this.setRegister(register, guest[2 * register]!, guest[2 * register + 1]!);
+    if (root === null) return;
+    if (this.config.vendor === 'amd') {
+      this.setRegister(Reg.NCR3, frameLo(root.frame), frameHi(root.frame));
+    } else {
+      const flags = EPTP_WRITE_BACK | ((root.level - 1) << 3) | (this.config.eptAd ? EPTP_AD : 0);
+      this.setRegister(Reg.EPTP, frameLo(root.frame) | flags, frameHi(root.frame));
+    }
+  }
+
+  /** Takes over what the guest's own instructions have changed. */
+  store(guest: Uint32Array): void {
+    for (const register of GUESTS_OWN) {
+      guest[2 * register] = this.registers[2 * register]!;
+      guest[2 * register + 1] = this.registers[2 * register + 1]!;
+    }
+  }
+
+  private loadShadow(guest: Uint32Array, root: RootState): void {
+    const paging = (guest[2 * Reg.CR0]! & CR0_PG) !== 0;
+    const long = root.level >= 4;
+    let cr4 = (guest[2 * Reg.CR4]! & ~(HIDDEN_CR4 | CR4_LA57)) | CR4_PAE;
+    if (!paging) cr4 &= ~PAGING_CR4;
+    if (!long) cr4 &= ~CR4_PCIDE;
+    if (root.level === 5) cr4 |= CR4_LA57;
+    const efer = (guest[2 * Reg.EFER]! & ~(EFER_LMA | EFER_LME)) | EFER_NXE | (long ? EFER_LMA | EFER_LME : 0);
+    const pcid = (cr4 & CR4_PCIDE) !== 0 ? guest[2 * Reg.CR3]! & 0xfff : 0;
+    this.setRegister(Reg.CR0, guest[2 * Reg.CR0]! | CR0_PG | CR0_WP | CR0_PE, 0);
+    this.setRegister(Reg.CR4, cr4, guest[2 * Reg.CR4 + 1]!);
+    this.setRegister(Reg.EFER, efer, guest[2 * Reg.EFER + 1]!);
+    this.setRegister(Reg.CR3, long ? frameLo(root.frame) | pcid : 0, long ? frameHi(root.frame) : 0);
+    for (let index = 0; index < 4; index++) {
+      this.setRegister(Reg.PDPTE0 + index, long ? 0 : root.pdptes[2 * index]!, long ? 0 : root.pdptes[2 * index + 1]!);
+    }
+  }
+}
+
+/** The header of a trace that the host itself might have been recorded in. */
+function asHost(header: TraceHeader, config: KvmConfig): TraceHeader {
+  const { processor } = header;
+  return {
+    ...header,
+    processor: {
+      ...processor,
+      vendor: config.vendor,
+      maxphyaddr: config.hostMaxphyaddr,
+      features: [...new Set([...processor.features, 'pse36', 'pdpe1gb'])],
+      // Execute-only, 2 MB and 1 GB pages; advanced exit information as the recorded processor has it.
+      eptVpidCap: { lo: (processor.eptVpidCap.lo | 0x3_0001) >>> 0, hi: processor.eptVpidCap.hi },
+    },
+  };
+}
+
+/** Elements of a register file. */
+export const REGISTER_WORDS = 2 * REGISTER_COUNT;

@@ -1,0 +1,240 @@
+/** From a fault that the processor reports to tables that serve it (facts/kvm-mmu.md §6, facts/kvm-6.1.md §4 and §5). */
+
+import type { KvmPageWalk } from '../paging/kvm-page-walk.ts';
+import { ACC_ALL } from '../paging/kvm-roles.ts';
+import { softwareWalk } from '../paging/software-walk.ts';
+import { directMap } from './direct-fault.ts';
+import { Fault, PFERR_P, PFERR_RSVD, PFERR_U, RetPf } from './fault.ts';
+import type { FaultSupport } from './fault-support.ts';
+import { FaultIn, type Slot } from './host.ts';
+import { indirectFault } from './indirect-fault.ts';
+import { writeProtected } from './leaf.ts';
+import type { Mmu } from './mmu.ts';
+import type { ShadowPages } from './pages.ts';
+import { ENTRIES, type ShadowPage } from './shadow-page.ts';
+import { SPTE_W } from './spte.ts';
+import type { TdpMmu } from './tdp-mmu.ts';
+import { Request, type Vcpu } from './vcpu.ts';
+
+const PF_VECTOR = 14;
+const MAX_FRAME_BITS = 52;
+
+/** A fault that the guest gets. */
+export interface Injection {
+  errorCode: number;
+  lo: number;
+  hi: number;
+}
+
+export class FaultHandler implements FaultSupport {
+  private readonly vcpu: Vcpu;
+  private readonly pages: ShadowPages;
+  private readonly tdpMmu: TdpMmu | null;
+  private readonly fault = new Fault();
+  /** What the guest got while the last fault or software access was handled, or null. */
+  injected: Injection | null = null;
+  /** The guest is at CPL 3. */
+  cpl3 = false;
+  private readonly injection: Injection = { errorCode: 0, lo: 0, hi: 0 };
+
+  constructor(vcpu: Vcpu, tdpMmu: TdpMmu | null) {
+    this.vcpu = vcpu;
+    this.pages = vcpu.pages;
+    this.tdpMmu = tdpMmu;
+  }
+
+  /**
+   * kvm_mmu_page_fault. `errorCode`: low 32 bits, of an EPT violation as KVM makes it of the qualification. `duringEvent`:
+   * an event was being delivered. Returns `RetPf`; EMULATE and WRITE_PROTECTED go on to the instruction emulator.
+   */
+  handle(lo: number, hi: number, errorCode: number, duringEvent: boolean): number {
+    const { vcpu, pages } = this;
+    const { mmu } = vcpu;
+    this.injected = null;
+    vcpu.mmioCache.current = pages.host.generation;
+    if (duringEvent && !pages.config.tdp) this.unprotectAddress(lo, hi);
+    if (mmu.root === null) return RetPf.RETRY;
+    if ((errorCode & PFERR_RSVD) !== 0) {
+      const done = this.mmio(mmu, lo, hi);
+      if (done !== RetPf.INVALID) return done;
+    }
+    const { fault } = this;
+    fault.begin(lo, hi, errorCode, mmu.kind === 'tdp');
+    fault.nxHugePageWorkaround = pages.config.nxHugePages;
+    return mmu.direct ? this.directFault(mmu, fault) : indirectFault(mmu, fault, this);
+  }
+
+  /** kvm_mmu_unprotect_page_virt: whoever is delivering an event must be able to write there. */
+  private unprotectAddress(lo: number, hi: number): void {
+    const { mmu } = this.vcpu;
+    if (mmu.direct) return;
+    if (softwareWalk(mmu.walk, lo, hi, this.cpl3 ? PFERR_U : 0)) this.pages.unprotect(mmu.walk.gfn);
+  }
+
+  private directFault(mmu: Mmu, fault: Fault): number {
+    const { pages } = this;
+    fault.slot = this.slotOf(fault.gfn);
+    // Without paging the tables are PAE's: 2 MiB at most.
+    if (mmu.kind === 'nonpaging') fault.maxLevel = 2;
+    if (this.hitsWriteTrackedFrame(fault)) return writeProtected(pages);
+    const fast = this.fastPageFault(mmu, fault);
+    if (fast !== RetPf.INVALID) return fast;
+    const found = this.faultIn(fault, ACC_ALL);
+    if (found !== RetPf.CONTINUE) return found;
+    if (this.tdpMmu !== null && mmu.kind === 'tdp') {
+      return this.isStale(fault) ? RetPf.RETRY : this.tdpMmu.map(fault, mmu.root!.page!);
+    }
+    if (!pages.makeAvailable()) throw new Error('no shadow page is left');
+    return this.isStale(fault) ? RetPf.RETRY : directMap(mmu, fault);
+  }
+
+  // FaultSupport.
+
+  injectWalkFault(walk: KvmPageWalk): void {
+    const { fault } = walk;
+    const { errorCode, addressLo, addressHi } = fault;
+    // What forbids may be out of date in the tables: the guest must not meet it again after it has handled the fault.
+    if ((errorCode & PFERR_P) !== 0 && (errorCode & PFERR_RSVD) === 0) {
+      this.vcpu.invalidateAddress(addressLo, addressHi, true, null);
+    }
+    this.injection.errorCode = errorCode;
+    this.injection.lo = addressLo;
+    this.injection.hi = addressHi;
+    this.injected = this.injection;
+    this.pages.trace.injectException(PF_VECTOR, errorCode);
+  }
+
+  slotOf(gfn: number): Slot | null {
+    return this.pages.host.slotOf(gfn, this.vcpu.addressSpace);
+  }
+
+  hitsWriteTrackedFrame(fault: Fault): boolean {
+    if (fault.rsvd || !fault.present || !fault.write) return false;
+    return this.pages.slotState.isWriteTracked(fault.gfn, this.vcpu.addressSpace);
+  }
+
+  faultIn(fault: Fault, access: number): number {
+    const { host, format, config } = this.pages;
+    fault.invalidations = host.invalidations;
+    const { slot } = fault;
+    if (slot === null) {
+      const known = fault.isTdp ? { lo: 0, hi: 0 } : { lo: fault.lo, hi: fault.hi };
+      this.vcpu.mmioCache.set(known.lo, known.hi, fault.gfn, format.cachedMmioAccess(access));
+      const bits = config.tdp ? config.hostMaxphyaddr : MAX_FRAME_BITS;
+      if (!format.mmioCaching || fault.gfn >= 2 ** (bits - 12)) return RetPf.EMULATE;
+      return RetPf.CONTINUE;
+    }
+    if (slot.invalid) return RetPf.RETRY;
+    if (host.faultIn(slot, fault.gfn, fault.write) === FaultIn.READ_ONLY) return RetPf.EMULATE;
+    fault.pfn = host.pfn;
+    fault.mapWritable = host.writable;
+    return RetPf.CONTINUE;
+  }
+
+  isStale(fault: Fault): boolean {
+    const root = this.vcpu.mmu.root!;
+    if (root.page !== null && this.pages.isObsolete(root.page)) return true;
+    if (root.page === null && (this.vcpu.requests & Request.FREE_OBSOLETE_ROOTS) !== 0) return true;
+    return fault.slot !== null && fault.invalidations !== this.pages.host.invalidations;
+  }
+
+  // The fast page fault (facts/kvm-6.1.md §5).
+
+  /** The deepest SPTE for an address: table and index are left in `last`. */
+  private findLast(mmu: Mmu, fault: Fault): void {
+    this.last = null;
+    if (mmu.root === null) return;
+    if (this.tdpMmu !== null && mmu.kind === 'tdp') {
+      this.tdpMmu.lastSpte(mmu.root.page!, fault.gfn);
+      this.last = this.tdpMmu.sp;
+      this.lastIndex = this.tdpMmu.index;
+      return;
+    }
+    this.findLastShadow(mmu, fault.lo, fault.hi);
+  }
+
+  private findLastShadow(mmu: Mmu, lo: number, hi: number): void {
+    const { shadowWalk } = mmu;
+    this.last = null;
+    for (let on = shadowWalk.begin(mmu.root!, lo, hi); on; on = shadowWalk.next()) {
+      this.last = shadowWalk.sp;
+      this.lastIndex = shadowWalk.sptep % ENTRIES;
+    }
+  }
+
+  private last: ShadowPage | null = null;
+  private lastIndex = 0;
+
+  private fastPageFault(mmu: Mmu, fault: Fault): number {
+    const { pages } = this;
+    const { format } = pages;
+    if (fault.rsvd) return RetPf.INVALID;
+    if (fault.present ? !fault.write : format.adEnabled) return RetPf.INVALID;
+    this.findLast(mmu, fault);
+    const sp = this.last;
+    if (sp === null) {
+      pages.trace.fastPageFault(fault.lo, fault.hi, fault.errorCode, null, 0, 0, 0, 0, 0, 'other');
+      return RetPf.INVALID;
+    }
+    const sptep = sp.sptep(this.lastIndex);
+    const oldLo = pages.lo(sptep);
+    const oldHi = pages.hi(sptep);
+    const result = this.fixFast(fault, sp, sptep, oldLo, oldHi);
+    const newLo = pages.lo(sptep);
+    const newHi = pages.hi(sptep);
+    const ended = result === RetPf.SPURIOUS ? 'spurious' : result === RetPf.FIXED ? 'fixed' : 'other';
+    const { lo, hi, errorCode } = fault;
+    pages.trace.fastPageFault(lo, hi, errorCode, sp, this.lastIndex, oldLo, oldHi, newLo, newHi, ended);
+    return result;
+  }
+
+  private fixFast(fault: Fault, sp: ShadowPage, sptep: number, oldLo: number, oldHi: number): number {
+    const { pages } = this;
+    const { format } = pages;
+    if (!format.isPresent(oldLo) || !format.isLeaf(oldLo, sp.level)) return RetPf.INVALID;
+    if (format.allows(oldLo, oldHi, fault.write, fault.exec)) return RetPf.SPURIOUS;
+    format.lo = oldLo;
+    format.hi = oldHi;
+    if (!format.adEnabled && format.isAccessTracked(oldLo, oldHi)) format.restore(oldLo, oldHi);
+    let { lo } = format;
+    const { hi } = format;
+    if (fault.write && format.isMmuWritable(oldLo, oldHi)) {
+      if (sp.level > 1 && fault.slot?.dirtyLog === true) return RetPf.INVALID;
+      lo |= SPTE_W;
+    }
+    const unchanged = lo === oldLo && hi === oldHi;
+    if (unchanged || !format.allows(lo, hi, fault.write, fault.exec)) return RetPf.INVALID;
+    pages.set(sptep, lo, hi);
+    const becameWritable = (lo & SPTE_W) !== 0 && (oldLo & SPTE_W) === 0;
+    if (becameWritable && fault.slot !== null) pages.host.markDirty(fault.slot, sp.gfnAt(this.lastIndex));
+    return RetPf.FIXED;
+  }
+
+  // MMIO (facts/kvm-mmu.md §6.7).
+
+  private mmio(mmu: Mmu, lo: number, hi: number): number {
+    const { vcpu, pages } = this;
+    const { format, host, trace } = pages;
+    const { direct } = mmu;
+    const cached = direct ? vcpu.mmioCache.matchesGpa(lo, hi) : vcpu.mmioCache.matchesGva(lo, hi);
+    if (cached && vcpu.mmu === vcpu.rootMmu) return RetPf.EMULATE;
+    this.fault.begin(lo, hi, PFERR_RSVD, mmu.kind === 'tdp');
+    this.findLast(mmu, this.fault);
+    if (this.last === null) return RetPf.RETRY;
+    const sptep = this.last.sptep(this.lastIndex);
+    const spteLo = pages.lo(sptep);
+    const spteHi = pages.hi(sptep);
+    if (!format.isMmio(spteLo, spteHi)) return RetPf.RETRY;
+    const kvmGeneration = format.mmioGenerationMask(host.generation);
+    const spteGeneration = format.mmioGenerationOf(spteLo, spteHi);
+    trace.checkMmioSpte(spteLo, spteHi, kvmGeneration, spteGeneration);
+    if (kvmGeneration !== spteGeneration) return RetPf.INVALID;
+    const gfn = format.mmioGfnOf(spteLo, spteHi);
+    const access = format.mmioAccessOf(spteLo);
+    const knownLo = direct ? 0 : lo;
+    const knownHi = direct ? 0 : hi;
+    trace.handleMmioPageFault(knownLo, knownHi, gfn, access);
+    vcpu.mmioCache.set(knownLo, knownHi, gfn, access);
+    return RetPf.EMULATE;
+  }
+}

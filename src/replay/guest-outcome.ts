@@ -1,0 +1,146 @@
+/** How an access ended as the guest sees it: which guest-physical address it reached, or which exception it raised. */
+
+import { hex64 } from '../bits/word64.ts';
+import { exceptionName } from '../formats/decode/fault.ts';
+import {
+  NOT_MODELLED_NAMES,
+  OBS_FAULTS,
+  OBS_KIND_MASK,
+  OBS_NAMES,
+  OBS_NOT_MODELLED_MASK,
+  OBS_NOT_MODELLED_SHIFT,
+  OBS_VECTOR_MASK,
+  OBS_VECTOR_SHIFT,
+  Obs,
+  obsMask,
+} from '../formats/observation.ts';
+import { expectsAddress } from '../formats/step.ts';
+import {
+  ROW,
+  ROW_ADDRESS_HI,
+  ROW_ADDRESS_LO,
+  ROW_OP,
+  ROW_VALUE_HI,
+  ROW_VALUE_LO,
+  type RowLog,
+} from '../paging/row-log.ts';
+import type { StepColumns } from '../trace/columns.ts';
+
+const OUTCOMES = OBS_FAULTS | obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED, Obs.NOT_MODELLED);
+const PAGE_FAULT = 14;
+
+/** One outcome, filled anew for each access. Page sizes and how the tables were read do not belong to it. */
+export class GuestOutcome {
+  /** One of `Obs`: TRANSLATED, EXCEPTION, …; NONE: nothing is known of it. */
+  kind: number = Obs.NONE;
+  /** EXCEPTION: the vector. NOT_MODELLED: one of `NotModelled`. */
+  number = 0;
+  /** TRANSLATED: guest-physical address. #PF: CR2. Exits: guest-physical address. Unsigned halves. */
+  lo = 0;
+  hi = 0;
+  /** Error code, exit qualification or EXITINFO1. */
+  valueLo = 0;
+  valueHi = 0;
+
+  /** Takes the last outcome in a machine's log. */
+  ofLog(log: RowLog): void {
+    this.clear();
+    const { rows } = log;
+    for (let at = (log.count - 1) * ROW; at >= 0; at -= ROW) {
+      const op = rows[at + ROW_OP]!;
+      if (((OUTCOMES >>> (op & OBS_KIND_MASK)) & 1) === 0) continue;
+      this.set(
+        op,
+        rows[at + ROW_ADDRESS_LO]!,
+        rows[at + ROW_ADDRESS_HI]!,
+        rows[at + ROW_VALUE_LO]!,
+        rows[at + ROW_VALUE_HI]!,
+      );
+      return;
+    }
+  }
+
+  /** Takes what was recorded of step `index`. */
+  ofColumns(columns: StepColumns, index: number): void {
+    this.clear();
+    if (expectsAddress(columns.op[index]!)) {
+      this.set(Obs.TRANSLATED, columns.operand[2 * index]!, columns.operand[2 * index + 1]!, 0, 0);
+      return;
+    }
+    const begin = index === 0 ? 0 : columns.observationEnd[index - 1]!;
+    for (let row = columns.observationEnd[index]! - 1; row >= begin; row--) {
+      const op = columns.observationOp[row]!;
+      if (((OUTCOMES >>> (op & OBS_KIND_MASK)) & 1) === 0) continue;
+      const { observationAddress: address, observationValue: value } = columns;
+      this.set(op, address[2 * row]!, address[2 * row + 1]!, value[2 * row]!, value[2 * row + 1]!);
+      return;
+    }
+  }
+
+  clear(): void {
+    this.set(Obs.NONE, 0, 0, 0, 0);
+  }
+
+  private set(op: number, lo: number, hi: number, valueLo: number, valueHi: number): void {
+    const kind = op & OBS_KIND_MASK;
+    const translated = kind === Obs.TRANSLATED;
+    this.kind = kind;
+    this.number = 0;
+    if (kind === Obs.EXCEPTION) this.number = (op >>> OBS_VECTOR_SHIFT) & OBS_VECTOR_MASK;
+    else if (kind === Obs.NOT_MODELLED) this.number = (op >>> OBS_NOT_MODELLED_SHIFT) & OBS_NOT_MODELLED_MASK;
+    const hasAddress = kind !== Obs.EXCEPTION || this.number === PAGE_FAULT;
+    this.lo = hasAddress ? lo >>> 0 : 0;
+    this.hi = hasAddress ? hi >>> 0 : 0;
+    this.valueLo = translated ? 0 : valueLo >>> 0;
+    this.valueHi = translated ? 0 : valueHi >>> 0;
+  }
+
+  get isFault(): boolean {
+    return ((OBS_FAULTS >>> this.kind) & 1) !== 0;
+  }
+
+  equals(other: GuestOutcome): boolean {
+    return (
+      this.kind === other.kind &&
+      this.number === other.number &&
+      this.lo === other.lo &&
+      this.hi === other.hi &&
+      this.valueLo === other.valueLo &&
+      this.valueHi === other.valueHi
+    );
+  }
+
+  /** `translated to 0x5008`, `#PF error 0x2 cr2 0x7000`. */
+  get text(): string {
+    const address = `0x${hex64(this.lo, this.hi)}`;
+    const value = `0x${hex64(this.valueLo, this.valueHi)}`;
+    switch (this.kind) {
+      case Obs.NONE:
+        return 'nothing';
+      case Obs.TRANSLATED:
+        return `translated to ${address}`;
+      case Obs.EXCEPTION: {
+        const cr2 = this.number === PAGE_FAULT ? ` cr2 ${address}` : '';
+        return `${exceptionName(this.number)} error ${value}${cr2}`;
+      }
+      case Obs.NOT_MODELLED:
+        return `not modelled: ${this.notModelled}`;
+      case Obs.COMPLETED:
+      case Obs.FAULTED:
+        return OBS_NAMES[this.kind]!;
+      default:
+        return `${OBS_NAMES[this.kind]} ${value} at ${address}`;
+    }
+  }
+
+  /** NOT_MODELLED: what, as `--allow-unmodelled` spells it. */
+  get notModelled(): string {
+    return NOT_MODELLED_NAMES[this.number] ?? 'unnamed';
+  }
+
+  /** The same without addresses: equal for differences of the like. */
+  get shape(): string {
+    if (this.kind !== Obs.EXCEPTION) return OBS_NAMES[this.kind] ?? 'nothing';
+    return `${exceptionName(this.number)} 0x${this.valueLo.toString(16)}`;
+  }
+}

@@ -1,0 +1,178 @@
+/**
+ * Where a guest on KVM lawfully sees something else than on a bare processor (design §4, "The strongest check"): a
+ * closed, numbered list.
+ *
+ * An entry does not excuse a difference by its circumstances. It says how the processor that the guest has under KVM
+ * differs from the recorded one, as a change of registers or of the access; the bare machine makes the access again so,
+ * and only if that gives exactly what the guest on KVM saw is the difference the entry's.
+ *
+ * Numbers that are missing are design §4's differences that need no entry: staleness (4) is judged by
+ * `machine/lawful.ts`; accessed bits of walks that fault (1) are set by neither machine; no access without nesting has met table reads asked with write (2), memory without a slot (5),
+ * 6.1's qualifications (6) or implicit accesses under SMAP (8).
+ */
+
+import type { KvmConfig } from '../formats/kvm-config.ts';
+import {
+  CR0_PG,
+  CR0_WP,
+  CR4_PAE,
+  CR4_PKE,
+  CR4_PKS,
+  CR4_PSE,
+  CR4_SMAP,
+  EFER_LMA,
+  EFER_NXE,
+  Reg,
+} from '../formats/registers.ts';
+import {
+  ACCESS_SHADOW_STACK,
+  ACCESS_SOFTWARE,
+  ACCESS_TYPE_MASK,
+  ACCESS_TYPE_SHIFT,
+  ACCESS_USER,
+  AccessType,
+} from '../formats/step.ts';
+
+/** An access, and the processor that makes it, which an entry may change. */
+export interface GuestView {
+  /** Word of the ACCESS step. */
+  op: number;
+  /** 2 elements each, in the order of `Reg`; a copy. */
+  readonly registers: Uint32Array;
+  readonly config: KvmConfig;
+  /** Page faults of fetches say that they were fetches, whatever the registers say. */
+  reportsFetches: boolean;
+  /** The guest on KVM got through to memory. If not, its fault comes from KVM's own walk of the guest's tables. */
+  readonly translated: boolean;
+  /** The 8-byte word of guest memory at a physical address, two unsigned halves. */
+  readonly read: (lo: number, hi: number) => readonly [lo: number, hi: number];
+}
+
+export interface LegalDifference {
+  /** Stable, never used again for another one. */
+  readonly number: number;
+  /** Stable kebab-case name. */
+  readonly name: string;
+  readonly citation: string;
+  /** One sentence. */
+  readonly sentence: string;
+  /** Makes the view the one that the guest has under KVM. False: the entry has nothing to do with this access. */
+  readonly change: (view: GuestView) => boolean;
+}
+
+const ENTRIES_OF_CR3 = 4;
+
+function low(view: GuestView, register: number): number {
+  return view.registers[2 * register]!;
+}
+
+function pages(view: GuestView): boolean {
+  return (low(view, Reg.CR0) & CR0_PG) !== 0;
+}
+
+/** The processor walks KVM's shadow tables for the access, not the guest's. */
+function shadowed(view: GuestView): boolean {
+  return !view.config.tdp && pages(view) && (view.op & ACCESS_SOFTWARE) === 0;
+}
+
+/** The access went through on a shadow entry, which may have been made when the guest had set up something else. */
+function servedByShadow(view: GuestView): boolean {
+  return shadowed(view) && view.translated;
+}
+
+export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
+  {
+    number: 3,
+    name: 'nx-forced-on',
+    citation: 'facts/kvm-mmu.md §2.5 (shadow root_mmu: efer_nx forced to 1)',
+    sentence:
+      'Shadow tables are walked with NX on whatever EFER.NXE says: a shadow entry made while the guest had NX on goes on working.',
+    change(view) {
+      const off = (low(view, Reg.CR4) & CR4_PAE) !== 0 && (low(view, Reg.EFER) & EFER_NXE) === 0;
+      if (!servedByShadow(view) || !off) return false;
+      view.registers[2 * Reg.EFER] = (low(view, Reg.EFER) | EFER_NXE) >>> 0;
+      return true;
+    },
+  },
+  {
+    number: 7,
+    name: 'protection-keys-hidden',
+    citation: 'facts/kvm-mmu.md §3.2, §6.11 (an SPTE has no key); KVM offers PKU with TDP only, PKS never',
+    sentence: 'With shadow paging the processor looks at SPTEs, which have no protection key: no key denies anything.',
+    change(view) {
+      // KVM's walk knows the keys of user pages, and no others.
+      const keys = servedByShadow(view) ? CR4_PKE | CR4_PKS : CR4_PKS;
+      if (!shadowed(view) || (low(view, Reg.EFER) & EFER_LMA) === 0 || (low(view, Reg.CR4) & keys) === 0) return false;
+      view.registers[2 * Reg.CR4] = (low(view, Reg.CR4) & ~keys) >>> 0;
+      return true;
+    },
+  },
+  {
+    number: 9,
+    name: 'shadow-stacks-hidden',
+    citation: 'SDM vol. 3A 4.6 (a shadow-stack page: W=0, D=1); facts/kvm-mmu.md §6.11 (an SPTE has D with W only)',
+    sentence:
+      'With shadow paging no SPTE says that a page is of a shadow stack: an access to one is judged as an ordinary one.',
+    change(view) {
+      if (!shadowed(view) || (view.op & ACCESS_SHADOW_STACK) === 0) return false;
+      view.op &= ~ACCESS_SHADOW_STACK;
+      return true;
+    },
+  },
+  {
+    number: 10,
+    name: 'pdptes-on-demand',
+    citation: 'APM vol. 2 15.25.10',
+    sentence: 'Under NPT the PDPTEs of PAE paging are read from memory on each walk; without it, when CR3 is loaded.',
+    change(view) {
+      const { config, registers } = view;
+      const pae = (low(view, Reg.CR4) & CR4_PAE) !== 0 && (low(view, Reg.EFER) & EFER_LMA) === 0;
+      if (!config.tdp || config.vendor !== 'amd' || !pages(view) || !pae) return false;
+      const table = low(view, Reg.CR3) & ~0x1f;
+      for (let index = 0; index < ENTRIES_OF_CR3; index++) {
+        registers.set(view.read(table + 8 * index, 0), 2 * (Reg.PDPTE0 + index));
+      }
+      return true;
+    },
+  },
+  {
+    number: 11,
+    name: 'pse-not-in-shadow-role',
+    citation: 'facts/kvm-mmu.md §2.2, §2.5 (CR4.PSE is in the extended role only); traces/kvm/b_pse_npt0.rwt has it',
+    sentence:
+      'Shadow pages are found by a role without CR4.PSE: a shadow entry made with PSE on goes on working with PSE off, and the other way.',
+    change(view) {
+      if (!servedByShadow(view) || (low(view, Reg.CR4) & CR4_PAE) !== 0) return false;
+      view.registers[2 * Reg.CR4] = (low(view, Reg.CR4) ^ CR4_PSE) >>> 0;
+      return true;
+    },
+  },
+  {
+    number: 12,
+    name: 'smap-off-for-kernel-copies',
+    citation: 'facts/kvm-mmu.md §6.4 step 4',
+    sentence:
+      'A read-only user page that the supervisor wrote to with CR0.WP clear is a supervisor page in the shadow table, which SMAP does not guard.',
+    change(view) {
+      const wp = (low(view, Reg.CR0) & CR0_WP) !== 0;
+      const smap = (low(view, Reg.CR4) & CR4_SMAP) !== 0;
+      if (!servedByShadow(view) || wp || !smap || (view.op & ACCESS_USER) !== 0) return false;
+      view.registers[2 * Reg.CR4] = (low(view, Reg.CR4) & ~CR4_SMAP) >>> 0;
+      return true;
+    },
+  },
+  {
+    number: 13,
+    name: 'fetches-reported-without-pae',
+    citation:
+      'facts/kvm-mmu.md §2.3 step 5 (has_pferr_fetch = efer_nx | cr4_smep); SDM vol. 3A 4.7 (PAE and NXE, or SMEP)',
+    sentence: "With EFER.NXE set, the error codes of KVM's own walks tell fetches apart also in 32-bit paging.",
+    change(view) {
+      const fetch = ((view.op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK) === AccessType.FETCH;
+      const pae = (low(view, Reg.CR4) & CR4_PAE) !== 0;
+      if (!pages(view) || view.translated || !fetch || pae || (low(view, Reg.EFER) & EFER_NXE) === 0) return false;
+      view.reportsFetches = true;
+      return true;
+    },
+  },
+];

@@ -1,0 +1,54 @@
+/** The recordings of guests that nest nothing, where they lie beside the project: every event is accounted for. */
+
+import { existsSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { importKvm } from '../../../src/import/kvm/import-kvm.ts';
+import type { TraceHeader } from '../../../src/trace/header.ts';
+
+const RECORDINGS = fileURLToPath(new URL('../../../../shared/recordings/', import.meta.url));
+
+const SCENARIOS = [
+  'kvm/a_npt0',
+  'kvm/a_npt1',
+  'kvm/a_npt1_notdpmmu',
+  'kvm/b_pae_npt0',
+  'kvm/b_pse_npt0',
+  'kvm-intel/ept0_g64',
+  'kvm-intel/ept0_pae',
+  'kvm-intel/ept0_pse',
+  'kvm-intel/ept1_g64',
+  'kvm-intel/ept1_noad_g64',
+  'kvm-intel/ept1_notdp_g64',
+  'kvm-intel/ept1_pae',
+  'kvm-intel/ept1_pse',
+  'kvm-intel/icl_ept1_g64',
+];
+
+/** What may have to be concluded: all of it is told in the README. */
+const CONCLUDED = new Set([
+  'accessed and dirty bits found set',
+  'entry first known when read',
+  'host page learned: large',
+  'store into a table whose value is not known',
+]);
+
+describe.runIf(existsSync(RECORDINGS))('recordings (only where ../shared/recordings exists)', () => {
+  it.each(SCENARIOS)('%s is understood', async (folder) => {
+    const headers: TraceHeader[] = [];
+    const sink = { header: (given: TraceHeader) => headers.push(given), steps: () => undefined };
+    const { receipt } = await importKvm(RECORDINGS + folder, sink);
+    const counts = readFileSync(`${RECORDINGS}${folder}/event_counts.txt`, 'utf8').trim().split('\n');
+    for (const line of counts) {
+      const [count, event] = line.trim().split(/\s+/) as [string, string];
+      const uses = receipt.uses.get(event);
+      const sum = [...(uses?.values() ?? [])].reduce((a, b) => a + b, 0);
+      expect([event, sum]).toEqual([event, Number(count)]);
+      expect([event, uses?.get('omitted')]).toEqual([event, undefined]);
+    }
+    const omissions = headers[0]!.omissions;
+    expect(omissions.filter(({ what }) => !CONCLUDED.has(what))).toEqual([]);
+    const concluded = omissions.reduce((sum, { count }) => sum + count, 0);
+    expect(concluded).toBeLessThan(35);
+  });
+});
