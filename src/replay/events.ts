@@ -15,6 +15,7 @@ import type { TraceHeader } from '../trace/header.ts';
 import { EventCounters, FieldCounter } from './event-counters.ts';
 import { EventMatcher } from './event-match.ts';
 import { FrameNames } from './frames.ts';
+import { KnownEntries } from './known-entries.ts';
 import type { PairState, Row, SidePair } from './result.ts';
 import { sideBySide } from './sequence.ts';
 import { eventOf, kindKey, placeKey, rowsEvent, shapeKey, type Unit } from './units.ts';
@@ -59,6 +60,8 @@ export class EventComparison {
   reached = 0;
   /** State that the trace does not tell; empty: it tells all. */
   readonly unknown: ReadonlySet<string>;
+  /** Entries of KVM's tables that are known, of a partial trace of the TDP MMU. */
+  readonly knownEntries: KnownEntries | null;
   private readonly view: KvmView;
   private readonly matcher: EventMatcher;
   /** The last step had rows. */
@@ -70,6 +73,7 @@ export class EventComparison {
     this.view = view;
     this.told = eventsTold(header);
     this.unknown = new Set(header.unknown ?? []);
+    this.knownEntries = this.unknown.size > 0 && view.config.tdpMmu ? new KnownEntries() : null;
     this.matcher = new EventMatcher(this.names, this.counters, this.told.roleBits);
   }
 
@@ -140,6 +144,15 @@ export class EventComparison {
     matcher.takeReplayed(log, at);
     if (!matcher.matches()) return false;
     matcher.commit(stepKind === StepKind.FAULT_EXIT, this.view.predictsFaults, learned);
+    if (this.knownEntries !== null) {
+      const { observationOp, observationAddress } = columns;
+      this.knownEntries.learn(
+        event,
+        observationOp[row]!,
+        observationAddress[2 * row]!,
+        observationAddress[2 * row + 1]!,
+      );
+    }
     return true;
   }
 
@@ -241,6 +254,7 @@ export class EventComparison {
         if (counted) return;
         if (isHostEvent(event)) this.countHost(event);
         else matcher.commit(ofStimulus, view.predictsFaults, false);
+        this.knownEntries?.learn(event, pair.recorded[0]!.op, pair.recorded[0]!.addressLo, pair.recorded[0]!.addressHi);
         return;
       case 'differs':
       case 'wrong-frame':

@@ -259,9 +259,11 @@ export class ReplaySession {
     this.adopt(units.rows);
     const found = explainEvents(op, pairs, engine.machine.kvm!.config, registers);
     if (found === undefined || this.book.take(found.group, engine.ordinal) !== undefined) return true;
-    const unknown = counted && undeterminedBy(op, pairs, engine.machine.kvm!.config, events.unknown);
+    const unknown =
+      counted && undeterminedBy(op, pairs, engine.machine.kvm!.config, events.unknown, events.knownEntries);
     if (counted !== undefined && unknown !== undefined) {
       events.notJudged(counted, units.recorded, pairs);
+      events.knownEntries?.forget(pairs);
       followRecording(engine.machine, pairs, walk);
       this.undetermined++;
       this.undeterminedBy.set(unknown, (this.undeterminedBy.get(unknown) ?? 0) + 1);

@@ -1,10 +1,10 @@
 /**
  * Partial traces: what differs and can be due to state that the trace does not tell is undetermined; what no state
  * explains diverges. Every field and every event depends on states by name; a difference is excused if one of them is
- * among the header's unknown ones. That KVM's tables differ is excused only once something before them was, or where the
- * step itself depends on what is unknown. Without an excuse remain, among others: a walk that goes on behind an entry
- * that is not present, an error code of another access, an SPTE with other bits than rights and tracking, frames and
- * addresses that the stimulus gives.
+ * among the header's unknown ones. Without an excuse remain: a walk that goes on behind an entry that is not present,
+ * an error code of another access, an SPTE with other bits than rights and tracking, frames and addresses that the
+ * stimulus gives; guest entries; and with the TDP MMU whatever is about an entry that is known (`known-entries.ts`). Under
+ * shadow paging the guest's memory excuses most: a partial trace says little against KVM's shadow MMU.
  */
 
 import type { KvmConfig } from '../formats/kvm-config.ts';
@@ -13,6 +13,7 @@ import { OBS_FOUR_BYTES } from '../formats/observation.ts';
 import { STEP_KIND_MASK, StepKind } from '../formats/step.ts';
 import type { Machine } from '../machine/machine.ts';
 import { differing, differingParts } from './event-cause.ts';
+import type { KnownEntries } from './known-entries.ts';
 import type { Row, SidePair } from './result.ts';
 import { rowsEvent } from './units.ts';
 
@@ -27,6 +28,8 @@ const PFEC_P = 1;
 const PFEC_W = 2;
 const PFEC_RSVD = 8;
 const LARGE = 0x80;
+const ACCESSED = 0x20;
+const DIRTY = 0x40;
 
 interface Walk {
   /** Low half of the last entry that both sides read alike, undefined if there was none. */
@@ -46,6 +49,11 @@ function fieldExcuse(pair: SidePair, config: KvmConfig, kind: number): readonly 
     for (const state of found) states.add(state);
   }
   return [...states];
+}
+
+function differsInAdOnly({ recorded, replayed }: SidePair): boolean {
+  const [a, b] = [recorded[0]!, replayed[0]!];
+  return ((a.valueLo ^ b.valueLo) & ~(ACCESSED | DIRTY)) === 0 && a.valueHi === b.valueHi;
 }
 
 function frameExcuse(pair: SidePair): readonly UnknownState[] {
@@ -86,7 +94,8 @@ function oneField(
   }
   switch (event) {
     case KvmEvent.PAGING_ELEMENT:
-      return name === 'pte' ? ['memory'] : ['registers'];
+      // Whatever else an entry was found to hold has been stated ahead of the walk.
+      return name === 'pte' && differsInAdOnly(pair) ? ['memory'] : undefined;
     case KvmEvent.PAGETABLE_WALK:
       return name === 'pferr' && step === StepKind.FAULT_EXIT ? ['registers'] : undefined;
     case KvmEvent.SET_ACCESSED_BIT:
@@ -200,6 +209,7 @@ export function undeterminedBy(
   pairs: readonly SidePair[],
   config: KvmConfig,
   unknown: ReadonlySet<string>,
+  known: KnownEntries | null,
 ): UnknownState | undefined {
   const kind = stepOp & STEP_KIND_MASK;
   const at = pairs.findIndex(({ state }) => state !== 'equal' && state !== 'host');
@@ -207,11 +217,14 @@ export function undeterminedBy(
   if (pair === undefined) return undefined;
   const both = pair.recorded.length > 0 && rowsEvent(pair.recorded) === rowsEvent(pair.replayed);
   const states = both ? fieldExcuse(pair, config, kind) : bothEvents(pair, config, kind, walkOf(pairs, at));
-  return states?.find((state) => unknown.has(state));
+  const isKnown = known?.has(pair) === true;
+  return states?.find((state) => unknown.has(state) && !(isKnown && isSettled(state, unknown)));
 }
 
-const ACCESSED = 0x20;
-const DIRTY = 0x40;
+/** Whether a state is no excuse about an entry that is known. Without the notifier's events a page may change unseen. */
+function isSettled(state: UnknownState, unknown: ReadonlySet<string>): boolean {
+  return state === 'tables' || state === 'memslots' || (state === 'host pages' && !unknown.has('exits'));
+}
 
 /**
  * After an undetermined step the guest's tables hold what the recording read and set there. `log`: all that the machine

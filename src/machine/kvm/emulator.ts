@@ -3,6 +3,19 @@
  * (facts/kvm-6.1.md §7.2). Which instruction it was is not asked.
  */
 
+import { OBS_PAGE_SHIFT_SHIFT, OBS_VECTOR_SHIFT, Obs } from '../../formats/observation.ts';
+import {
+  ACCESS_AC,
+  ACCESS_CPL_MASK,
+  ACCESS_CPL_SHIFT,
+  ACCESS_SOFTWARE,
+  ACCESS_STACK,
+  ACCESS_TYPE_MASK,
+  ACCESS_TYPE_SHIFT,
+  ACCESS_USER,
+  AccessType,
+} from '../../formats/step.ts';
+import { PFERR_W } from '../../mmu/fault.ts';
 import type { FaultHandler } from '../../mmu/fault-handler.ts';
 import { frameHi, frameLo } from '../../mmu/spte.ts';
 import type { Vcpu } from '../../mmu/vcpu.ts';
@@ -15,6 +28,11 @@ import { softwareWalk } from '../../paging/software-walk.ts';
 const MMIO_READ_UNSATISFIED = 0;
 const MMIO_READ = 1;
 const MMIO_WRITE = 2;
+
+const UD_VECTOR = 6;
+const SS_VECTOR = 12;
+const GP_VECTOR = 13;
+const PF_VECTOR = 14;
 
 /** How an access is made. */
 export interface AccessManner {
@@ -29,6 +47,7 @@ export interface AccessManner {
 export class Emulator {
   private readonly vcpu: Vcpu;
   private readonly handler: FaultHandler;
+  private readonly onWrite: (lo: number, hi: number, size: number) => void;
   /** The guest-physical address that the fault being emulated gave, under a direct MMU. */
   gpaAvailable = false;
   gpaLo = 0;
@@ -37,9 +56,11 @@ export class Emulator {
   lo = 0;
   hi = 0;
 
-  constructor(vcpu: Vcpu, handler: FaultHandler) {
+  /** `onWrite`: memory is written, at an address and so many bytes. */
+  constructor(vcpu: Vcpu, handler: FaultHandler, onWrite: (lo: number, hi: number, size: number) => void) {
     this.vcpu = vcpu;
     this.handler = handler;
+    this.onWrite = onWrite;
   }
 
   /**
@@ -118,5 +139,38 @@ export class Emulator {
     const gfn = (this.hi >>> 0) * 0x10_0000 + (this.lo >>> 12);
     const slot = this.vcpu.pages.host.slotOf(gfn, this.vcpu.addressSpace);
     return slot !== null && !slot.invalid && !(write && slot.readOnly);
+  }
+
+  /** The instruction emulator makes an access of the guest's. */
+  access(op: number, lo: number, hi: number): void {
+    const { log } = this.vcpu.pages.trace;
+    if (!this.vcpu.isCanonical(hi)) {
+      // Found before the walk, where the segment is applied.
+      const vector = (op & ACCESS_STACK) !== 0 ? SS_VECTOR : GP_VECTOR;
+      log.push(Obs.EXCEPTION | (vector << OBS_VECTOR_SHIFT), 0, 0, 0, 0);
+      return;
+    }
+    const type = (op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK;
+    const ac = (op & ACCESS_AC) !== 0;
+    const user = (op & ACCESS_USER) !== 0;
+    const implicit = !user && ((op >>> ACCESS_CPL_SHIFT) & ACCESS_CPL_MASK) === 3;
+    const base = (user ? USER : 0) | (implicit ? IMPLICIT_ACCESS : 0);
+    const reads = type === AccessType.READ || type === AccessType.RMW;
+    const writes = type === AccessType.WRITE || type === AccessType.RMW;
+    let done = true;
+    if (type === AccessType.FETCH) done = this.walk(lo, hi, base | FETCH, { ac });
+    if (reads) done = this.walk(lo, hi, base, { ac });
+    if (done && writes) done = this.walk(lo, hi, base | WRITE, { ac });
+    if (done) {
+      if (writes) this.onWrite(this.lo & ~7, this.hi, 8);
+      log.push(Obs.TRANSLATED | (12 << OBS_PAGE_SHIFT_SHIFT), this.lo, this.hi, this.lo, this.hi);
+    } else if (type === AccessType.FETCH && (op & ACCESS_SOFTWARE) !== 0) {
+      // An instruction that cannot be fetched under the forced emulation prefix ends in #UD.
+      log.push(Obs.EXCEPTION | (UD_VECTOR << OBS_VECTOR_SHIFT), 0, 0, 0, 0);
+    } else {
+      const { errorCode, lo: cr2Lo, hi: cr2Hi } = this.handler.injected!;
+      const written = type === AccessType.RMW ? errorCode | PFERR_W : errorCode;
+      log.push(Obs.EXCEPTION | (PF_VECTOR << OBS_VECTOR_SHIFT), cr2Lo, cr2Hi, written, 0);
+    }
   }
 }
