@@ -4,27 +4,19 @@
  */
 
 import type { KvmConfig } from '../formats/kvm-config.ts';
-import {
-  adDisabled,
-  guestMode,
-  isDirect,
-  isInvalid,
-  passthrough,
-  roleLevel,
-  smm,
-  withInvalid,
-} from '../paging/kvm-roles.ts';
+import { adDisabled, guestMode, isInvalid, passthrough, roleLevel, smm, withInvalid } from '../paging/kvm-roles.ts';
+import { ActivePages } from './active-pages.ts';
 import type { Host } from './host.ts';
 import { Mutant, type Mutants } from './mutants.ts';
-import { ReverseMap } from './rmap.ts';
-import { ENTRIES, ShadowPage } from './shadow-page.ts';
-import { SlotState } from './slot-state.ts';
-import { frameOf, SPTE_W, type SpteFormat } from './spte.ts';
-import { TABLE_FRAMES } from './table-memory.ts';
-import type { MmuTrace } from './trace.ts';
 
-/** Pages of a batch in a walk over unsync children. */
-const BATCH = 16;
+import { ReverseMap } from './rmap.ts';
+import { ENTRIES, type ShadowPage } from './shadow-page.ts';
+import { SlotState } from './slot-state.ts';
+import { SPTE_W, type SpteFormat } from './spte.ts';
+import { Tables } from './tables.ts';
+import type { MmuTrace } from './trace.ts';
+import { clearParents, collectUnsync } from './unsync-walk.ts';
+
 /** Shadow pages that must be left, and how many are made available when they are not. */
 const MINIMUM_FREE = 5;
 const REFILL = 25;
@@ -33,13 +25,6 @@ const RMAP_RECYCLE = 1000;
 
 /** Synchronises an unsync page with the guest table: 1 flush, 0 done, -1 it cannot be. */
 export type SyncPage = (sp: ShadowPage) => number;
-
-/** A frame becomes a table, or is one no longer; `row`: how many rows the log had then. */
-export interface TableUse {
-  readonly row: number;
-  readonly frame: number;
-  readonly taken: boolean;
-}
 
 /** What the processors must be told. */
 export interface FlushTarget {
@@ -52,11 +37,9 @@ export interface WriteProtector {
   writeProtectGfn(gfn: number, addressSpace: number, minLevel: number): boolean;
 }
 
-export class ShadowPages {
+export class ShadowPages extends Tables {
   readonly config: KvmConfig;
-  readonly host: Host;
   readonly format: SpteFormat;
-  readonly trace: MmuTrace;
   readonly mutants: Mutants;
   readonly rmap = new ReverseMap();
   readonly slotState: SlotState;
@@ -66,16 +49,7 @@ export class ShadowPages {
 
   /** Pages by guest frame, newest first. */
   private readonly byGfn = new Map<number, ShadowPage[]>();
-  /** By index of the page in host memory. */
-  private readonly byPage: (ShadowPage | undefined)[] = [];
-  private newest: ShadowPage | null = null;
-  private oldest: ShadowPage | null = null;
-  private readonly freeFrames: number[] = [];
-  private nextFrame = TABLE_FRAMES;
-  /** Table frames taken and given back since somebody last looked, in order. */
-  readonly tableUses: TableUse[] = [];
-  /** Toggled by zap-all-fast: pages of the other generation are obsolete. */
-  generation = 0;
+  private readonly list = new ActivePages();
   /** Legacy pages in use and allowed. */
   used = 0;
   maximum = Number.POSITIVE_INFINITY;
@@ -90,82 +64,22 @@ export class ShadowPages {
     mutants: Mutants;
     flushTarget: FlushTarget;
   }) {
+    super(parts.host, parts.trace);
     this.config = parts.config;
-    this.host = parts.host;
     this.format = parts.format;
-    this.trace = parts.trace;
     this.mutants = parts.mutants;
     this.flushTarget = parts.flushTarget;
     this.slotState = new SlotState(parts.host);
   }
 
-  // Memory of tables.
-
-  /** A zeroed table: a page that nothing knows yet. */
-  take(gfn: number, role: number, tdp: boolean): ShadowPage {
-    const frame = this.freeFrames.pop() ?? this.nextFrame++;
-    const at = this.host.memory.pageOf(frame);
-    this.tableUses.push({ row: this.trace.log.count, frame, taken: true });
-    const shape = { level: roleLevel(role), direct: isDirect(role), tdp, generation: this.generation };
-    const sp = new ShadowPage(at >>> 10, frame, gfn, role, shape);
-    this.byPage[sp.page] = sp;
-    return sp;
-  }
-
-  /** A table goes; its frame may be taken again. */
-  release(sp: ShadowPage): void {
-    const { words } = this.host.memory;
-    words.fill(0, sp.page << 10, (sp.page + 1) << 10);
-    this.byPage[sp.page] = undefined;
-    this.freeFrames.push(sp.frame);
-    this.tableUses.push({ row: this.trace.log.count, frame: sp.frame, taken: false });
-  }
-
-  /** The table that an SPTE is in. */
-  pageOf(sptep: number): ShadowPage {
-    const sp = this.byPage[Math.floor(sptep / ENTRIES)];
-    if (sp === undefined) throw new Error(`SPTE ${sptep} is in no table`);
-    return sp;
-  }
-
-  /** The table that a present non-leaf SPTE points at. */
-  childOf(lo: number, hi: number): ShadowPage {
-    return this.pageAtFrame(frameOf(lo, hi));
-  }
-
-  pageAtFrame(frame: number): ShadowPage {
-    const sp = this.byPage[this.host.memory.pageOf(frame) >>> 10];
-    if (sp === undefined) throw new Error(`frame ${frame.toString(16)} holds no table`);
-    return sp;
-  }
-
-  lo(sptep: number): number {
-    return this.host.memory.words[2 * sptep]!;
-  }
-
-  hi(sptep: number): number {
-    return this.host.memory.words[2 * sptep + 1]!;
-  }
-
-  set(sptep: number, lo: number, hi: number): void {
-    const { words } = this.host.memory;
-    words[2 * sptep] = lo;
-    words[2 * sptep + 1] = hi;
-  }
-
-  /** All pages there are, for the invariants. */
-  all(): ShadowPage[] {
-    return this.byPage.filter((sp) => sp !== undefined);
-  }
-
   /** The list of active pages, newest first, for the invariants. */
-  *active(): Generator<ShadowPage> {
-    for (let sp = this.newest; sp !== null; sp = sp.older) yield sp;
+  active(): Iterable<ShadowPage> {
+    return this.list.all();
   }
 
   /** The last of that list. */
   get oldestActive(): ShadowPage | null {
-    return this.oldest;
+    return this.list.oldest;
   }
 
   /** The lists that pages are found through, for the invariants. */
@@ -175,28 +89,6 @@ export class ShadowPages {
 
   flushRemoteTlbs(): void {
     this.flushTarget.flushRemoteTlbs();
-  }
-
-  // The list of active pages: newest first.
-
-  private list(sp: ShadowPage): void {
-    sp.older = this.newest;
-    sp.newer = null;
-    if (this.newest === null) this.oldest = sp;
-    else this.newest.newer = sp;
-    this.newest = sp;
-    sp.listed = true;
-  }
-
-  private unlist(sp: ShadowPage): void {
-    if (!sp.listed) return;
-    if (sp.newer === null) this.newest = sp.older;
-    else sp.newer.older = sp.older;
-    if (sp.older === null) this.oldest = sp.newer;
-    else sp.older.newer = sp.newer;
-    sp.newer = null;
-    sp.older = null;
-    sp.listed = false;
   }
 
   // Finding and making.
@@ -253,7 +145,7 @@ export class ShadowPages {
 
   private make(gfn: number, role: number): ShadowPage {
     const sp = this.take(gfn, role, false);
-    this.list(sp);
+    this.list.add(sp);
     this.used++;
     const others = this.byGfn.get(gfn);
     if (others === undefined) this.byGfn.set(gfn, [sp]);
@@ -409,63 +301,12 @@ export class ShadowPages {
     sp.unsync = false;
   }
 
-  /**
-   * Collects up to a batch of unsync leaf tables below a page, in order of their entries; ways to them are remembered
-   * so that the counts on them can be taken back (facts/kvm-6.1.md §2.5).
-   */
-  private collectUnsync(parent: ShadowPage): UnsyncBatch {
-    const batch: UnsyncBatch = { pages: [], left: 0 };
-    if (parent.unsyncChildren === 0) return batch;
-    batch.left = BATCH - 1;
-    this.collect(parent, [], batch);
-    return batch;
-  }
-
-  /** Unsync leaves found below; -1 when the batch is full. */
-  private collect(sp: ShadowPage, way: readonly Step[], batch: UnsyncBatch): number {
-    let found = 0;
-    for (let index = 0; index < ENTRIES; index++) {
-      if (!sp.hasUnsyncBit(index)) continue;
-      const sptep = sp.sptep(index);
-      const lo = this.lo(sptep);
-      if (!this.format.isPresent(lo) || (lo & 0x80) !== 0) {
-        sp.clearUnsyncBit(index);
-        continue;
-      }
-      const child = this.childOf(lo, this.hi(sptep));
-      const here = [...way, { sp, index }];
-      if (child.unsyncChildren > 0) {
-        if (--batch.left === 0) return -1;
-        const below = this.collect(child, here, batch);
-        if (below === 0) sp.clearUnsyncBit(index);
-        else if (below > 0) found += below;
-        else return -1;
-      } else if (child.unsync) {
-        found++;
-        if (batch.pages.some((entry) => entry.sp === child)) continue;
-        batch.pages.push({ sp: child, way: here });
-        if (--batch.left === 0) return -1;
-      } else {
-        sp.clearUnsyncBit(index);
-      }
-    }
-    return found;
-  }
-
-  private clearParents(way: readonly Step[]): void {
-    for (let at = way.length - 1; at >= 0; at--) {
-      const { sp, index } = way[at]!;
-      if (sp.hasUnsyncBit(index)) sp.clearUnsyncBit(index);
-      if (sp.unsyncChildren > 0) return;
-    }
-  }
-
   /** mmu_sync_children: brings everything below a page in step with the guest's tables. */
   syncChildren(parent: ShadowPage, syncPage: SyncPage): void {
     const zapped: ShadowPage[] = [];
     let flush = false;
     for (;;) {
-      const { pages } = this.collectUnsync(parent);
+      const { pages } = collectUnsync(this, parent);
       if (pages.length === 0) break;
       let isProtected = false;
       for (const { sp } of pages) isProtected = this.writeProtect(sp.gfn, smm(sp.role), 1) || isProtected;
@@ -478,7 +319,7 @@ export class ShadowPages {
         const done = syncPage(sp);
         if (done < 0) this.prepareZap(sp, zapped);
         flush = done > 0 || flush;
-        this.clearParents(way);
+        clearParents(way);
       }
     }
     this.flushOrCommit(zapped, flush);
@@ -503,7 +344,7 @@ export class ShadowPages {
     if (!wasInvalid && this.hasGptes(sp)) this.unaccount(sp);
     if (sp.unsync) this.unlinkUnsync(sp);
     let zappedRoot = false;
-    this.unlist(sp);
+    this.list.remove(sp);
     if (sp.rootCount === 0) {
       count++;
       zapped.push(sp);
@@ -523,11 +364,11 @@ export class ShadowPages {
     if (parent.level === 1) return 0;
     let count = 0;
     for (;;) {
-      const { pages } = this.collectUnsync(parent);
+      const { pages } = collectUnsync(this, parent);
       if (pages.length === 0) return count;
       for (const { sp, way } of pages) {
         this.prepareZap(sp, zapped);
-        this.clearParents(way);
+        clearParents(way);
         count++;
       }
     }
@@ -565,7 +406,7 @@ export class ShadowPages {
   private zapOldest(wanted: number): void {
     const zapped: ShadowPage[] = [];
     let total = 0;
-    let sp = this.oldest;
+    let sp = this.list.oldest;
     while (sp !== null) {
       const next: ShadowPage | null = sp.newer;
       if (sp.rootCount > 0) {
@@ -574,7 +415,7 @@ export class ShadowPages {
       }
       total += this.prepareZap(sp, zapped);
       if (total >= wanted) break;
-      sp = this.lastUnstable ? this.oldest : next;
+      sp = this.lastUnstable ? this.list.oldest : next;
     }
     this.commitZap(zapped);
   }
@@ -592,11 +433,11 @@ export class ShadowPages {
   /** Everything of the other generation goes, oldest first. */
   zapObsolete(): void {
     const zapped: ShadowPage[] = [];
-    let sp = this.oldest;
+    let sp = this.list.oldest;
     while (sp !== null && this.isObsolete(sp)) {
       const next: ShadowPage | null = sp.newer;
       this.prepareZap(sp, zapped);
-      sp = this.lastUnstable ? this.oldest : next;
+      sp = this.lastUnstable ? this.list.oldest : next;
     }
     this.commitZap(zapped);
   }
@@ -604,7 +445,7 @@ export class ShadowPages {
   /** The VM goes: everything, newest first. */
   zapEverything(): void {
     const zapped: ShadowPage[] = [];
-    let sp = this.newest;
+    let sp = this.list.newest;
     while (sp !== null) {
       const next: ShadowPage | null = sp.older;
       if (isInvalid(sp.role, this.config.profile)) {
@@ -612,7 +453,7 @@ export class ShadowPages {
         continue;
       }
       this.prepareZap(sp, zapped);
-      sp = this.lastUnstable ? this.newest : next;
+      sp = this.lastUnstable ? this.list.newest : next;
     }
     this.commitZap(zapped);
   }
@@ -626,14 +467,4 @@ export class ShadowPages {
       this.commitZap(zapped);
     }
   }
-}
-
-interface Step {
-  readonly sp: ShadowPage;
-  readonly index: number;
-}
-
-interface UnsyncBatch {
-  readonly pages: { readonly sp: ShadowPage; readonly way: readonly Step[] }[];
-  left: number;
 }
