@@ -42,6 +42,7 @@ export interface ReplayTracesOptions {
 const STATUS: Readonly<Record<Verdict, number>> = {
   match: ExitStatus.MATCH,
   diverged: ExitStatus.DIVERGED,
+  undetermined: ExitStatus.NOT_MODELLED,
   'not-modelled': ExitStatus.NOT_MODELLED,
   'nothing-compared': ExitStatus.DIVERGED,
 };

@@ -4,6 +4,7 @@ import { ExitStatus, Problem } from '../bits/problem.ts';
 import { KVM_PROFILES } from '../formats/decode/kvm-role.ts';
 import { NOT_MODELLED_NAMES, OBS_NAMES } from '../formats/observation.ts';
 import type { MachineChoice, MachineName } from '../replay/machines.ts';
+import { UNDETERMINED } from '../replay/result.ts';
 import { defineCommand, jsonOption } from './command.ts';
 import { mutantNumbers } from './mutant-names.ts';
 import { addressRange, frameRange, names, oneOf, wholeNumber } from './option-values.ts';
@@ -118,8 +119,8 @@ export const replay = defineCommand({
     },
     'allow-unmodelled': {
       type: 'string',
-      coerce: names('--allow-unmodelled', Object.values(NOT_MODELLED_NAMES)),
-      describe: 'What may be met and not modelled without failing',
+      coerce: names('--allow-unmodelled', [...Object.values(NOT_MODELLED_NAMES), UNDETERMINED]),
+      describe: 'What may be met and not modelled without failing; undetermined: what could not be judged',
     },
     expectations: {
       type: 'boolean',

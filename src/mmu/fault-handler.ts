@@ -4,7 +4,7 @@ import type { KvmPageWalk } from '../paging/kvm-page-walk.ts';
 import { ACC_ALL } from '../paging/kvm-roles.ts';
 import { softwareWalk } from '../paging/software-walk.ts';
 import { directMap } from './direct-fault.ts';
-import { Fault, PFERR_P, PFERR_RSVD, PFERR_U, RetPf } from './fault.ts';
+import { Fault, PFERR_HI_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W, RetPf } from './fault.ts';
 import type { FaultSupport } from './fault-support.ts';
 import { FaultIn, type Slot } from './host.ts';
 import { indirectFault } from './indirect-fault.ts';
@@ -44,15 +44,16 @@ export class FaultHandler implements FaultSupport {
   }
 
   /**
-   * kvm_mmu_page_fault. `errorCode`: low 32 bits, of an EPT violation as KVM makes it of the qualification. `duringEvent`:
-   * an event was being delivered. Returns `RetPf`; EMULATE and WRITE_PROTECTED go on to the instruction emulator.
+   * kvm_mmu_page_fault. `errorCode` and `errorHi`: of an EPT violation as KVM makes them of the qualification.
+   * `duringEvent`: an event was being delivered. Returns `RetPf`; EMULATE goes on to the instruction emulator.
    */
-  handle(lo: number, hi: number, errorCode: number, duringEvent: boolean): number {
+  handle(lo: number, hi: number, errorCode: number, duringEvent: boolean, errorHi = 0): number {
     const { vcpu, pages } = this;
     const { mmu } = vcpu;
     this.injected = null;
     vcpu.mmioCache.current = pages.host.generation;
-    if (duringEvent && !pages.config.tdp) this.unprotectAddress(lo, hi);
+    const old = pages.config.profile === '6.1';
+    if (old && duringEvent && !pages.config.tdp) this.unprotectAddress(lo, hi, 0);
     if (mmu.root === null) return RetPf.RETRY;
     if ((errorCode & PFERR_RSVD) !== 0) {
       const done = this.mmio(mmu, lo, hi);
@@ -61,14 +62,42 @@ export class FaultHandler implements FaultSupport {
     const { fault } = this;
     fault.begin(lo, hi, errorCode, mmu.kind === 'tdp');
     fault.nxHugePageWorkaround = pages.config.nxHugePages;
-    return mmu.direct ? this.directFault(mmu, fault) : indirectFault(mmu, fault, this);
+    const done = mmu.direct ? this.directFault(mmu, fault) : indirectFault(mmu, fault, this);
+    if (done !== RetPf.WRITE_PROTECTED) return done;
+    return this.writeProtectFault(mmu, fault, duringEvent, (errorHi & PFERR_HI_GUEST_PAGE) !== 0);
   }
 
-  /** kvm_mmu_unprotect_page_virt: whoever is delivering an event must be able to write there. */
-  private unprotectAddress(lo: number, hi: number): void {
+  /** The address that was last unprotected for the guest to try again. */
+  private retried = false;
+  private retriedLo = 0;
+  private retriedHi = 0;
+
+  /**
+   * kvm_mmu_write_protect_fault (7.3; facts/kvm-mmu.md §6.6): what was written to is shadowed. Where emulation would be
+   * wrong or wasted the shadows go and the guest tries again, though not twice in a row. KVM asks for the same RIP, too;
+   * traces have none, so that here the same address is emulated.
+   */
+  private writeProtectFault(mmu: Mmu, fault: Fault, duringEvent: boolean, byWalk: boolean): number {
+    const { lo, hi } = fault;
+    if (this.retried && lo === this.retriedLo && hi === this.retriedHi) return RetPf.EMULATE;
+    this.retried = false;
+    const unprotects = mmu.direct ? byWalk && fault.present && fault.write : duringEvent;
+    if (!unprotects || this.pages.indirect === 0) return RetPf.EMULATE;
+    if (!(mmu.direct ? this.pages.unprotect(fault.gfn) : this.unprotectAddress(lo, hi, PFERR_W))) return RetPf.EMULATE;
+    this.retried = true;
+    this.retriedLo = lo;
+    this.retriedHi = hi;
+    return RetPf.RETRY;
+  }
+
+  /**
+   * Whoever is delivering an event must be able to write there (6.1: kvm_mmu_unprotect_page_virt). `access`: with which
+   * the address is walked, besides U. Whether anything had shadowed the frame.
+   */
+  private unprotectAddress(lo: number, hi: number, access: number): boolean {
     const { mmu } = this.vcpu;
-    if (mmu.direct) return;
-    if (softwareWalk(mmu.walk, lo, hi, this.cpl3 ? PFERR_U : 0)) this.pages.unprotect(mmu.walk.gfn);
+    if (mmu.direct) return false;
+    return softwareWalk(mmu.walk, lo, hi, (this.cpl3 ? PFERR_U : 0) | access) && this.pages.unprotect(mmu.walk.gfn);
   }
 
   private directFault(mmu: Mmu, fault: Fault): number {
@@ -126,9 +155,15 @@ export class FaultHandler implements FaultSupport {
     }
     if (slot.invalid) return RetPf.RETRY;
     if (host.faultIn(slot, fault.gfn, fault.write) === FaultIn.READ_ONLY) return RetPf.EMULATE;
+    // 7.3 looks before it takes the lock, too, and makes no room in vain (facts/kvm-mmu.md §6.8 step 9).
+    if (config.profile !== '6.1' && fault.invalidations !== host.invalidations) return RetPf.RETRY;
     fault.pfn = host.pfn;
     fault.mapWritable = host.writable;
     return RetPf.CONTINUE;
+  }
+
+  freeObsoleteRoots(): void {
+    this.vcpu.request(Request.FREE_OBSOLETE_ROOTS);
   }
 
   isStale(fault: Fault): boolean {
@@ -179,7 +214,7 @@ export class FaultHandler implements FaultSupport {
     const sptep = sp.sptep(this.lastIndex);
     const oldLo = pages.lo(sptep);
     const oldHi = pages.hi(sptep);
-    const result = this.fixFast(fault, sp, sptep, oldLo, oldHi);
+    const result = this.fixFast(mmu, fault, sp, sptep, oldLo, oldHi);
     const newLo = pages.lo(sptep);
     const newHi = pages.hi(sptep);
     const ended = result === RetPf.SPURIOUS ? 'spurious' : result === RetPf.FIXED ? 'fixed' : 'other';
@@ -188,14 +223,17 @@ export class FaultHandler implements FaultSupport {
     return result;
   }
 
-  private fixFast(fault: Fault, sp: ShadowPage, sptep: number, oldLo: number, oldHi: number): number {
+  private fixFast(mmu: Mmu, fault: Fault, sp: ShadowPage, sptep: number, oldLo: number, oldHi: number): number {
     const { pages } = this;
     const { format } = pages;
     if (!format.isPresent(oldLo) || !format.isLeaf(oldLo, sp.level)) return RetPf.INVALID;
-    if (format.allows(oldLo, oldHi, fault.write, fault.exec)) return RetPf.SPURIOUS;
+    if (format.allows(oldLo, oldHi, fault, mmu.rootRole)) return RetPf.SPURIOUS;
     format.lo = oldLo;
     format.hi = oldHi;
-    if (!format.adEnabled && format.isAccessTracked(oldLo, oldHi)) format.restore(oldLo, oldHi);
+    if (!format.adEnabled && format.isAccessTracked(oldLo, oldHi)) {
+      format.restore(oldLo, oldHi);
+      format.lo |= format.accessed;
+    }
     let { lo } = format;
     const { hi } = format;
     if (fault.write && format.isMmuWritable(oldLo, oldHi)) {
@@ -203,7 +241,7 @@ export class FaultHandler implements FaultSupport {
       lo |= SPTE_W;
     }
     const unchanged = lo === oldLo && hi === oldHi;
-    if (unchanged || !format.allows(lo, hi, fault.write, fault.exec)) return RetPf.INVALID;
+    if (unchanged || !format.allows(lo, hi, fault, mmu.rootRole)) return RetPf.INVALID;
     pages.set(sptep, lo, hi);
     const becameWritable = (lo & SPTE_W) !== 0 && (oldLo & SPTE_W) === 0;
     if (becameWritable && fault.slot !== null) pages.host.markDirty(fault.slot, sp.gfnAt(this.lastIndex));

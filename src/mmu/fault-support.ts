@@ -12,6 +12,8 @@ export interface FaultSupport {
   hitsWriteTrackedFrame(fault: Fault): boolean;
   /** Resolves the fault's frame and deals with what is no memory. CONTINUE: `pfn` is there. */
   faultIn(fault: Fault, access: number): number;
+  /** Roots that are of no use go before the guest runs again. */
+  freeObsoleteRoots(): void;
   /** What was looked up is no longer so. */
   isStale(fault: Fault): boolean;
 }

@@ -21,6 +21,8 @@ export const PFERR_W = 1 << 1;
 export const PFERR_U = 1 << 2;
 export const PFERR_RSVD = 1 << 3;
 export const PFERR_F = 1 << 4;
+/** In the high half: the fault met one of the tables that the guest's processor reads (facts/kvm-mmu.md, PFEC bit 33). */
+export const PFERR_HI_GUEST_PAGE = 1 << 1;
 
 export class Fault {
   /** Guest-physical under TDP, else linear. */

@@ -9,7 +9,7 @@ import { ACC_EXEC, ACC_USER, ACC_WRITE } from '../paging/permissions.ts';
 import { softwareWalk } from '../paging/software-walk.ts';
 import { type Fault, PFERR_RSVD, RetPf } from './fault.ts';
 import type { FaultSupport } from './fault-support.ts';
-import { adjustHugePage, disallowedAdjust, requestedPfn } from './huge-page.ts';
+import { adjustHugePage, disallowedAdjust, isForWorkaround, requestedPfn } from './huge-page.ts';
 import { setLeaf, writeProtected } from './leaf.ts';
 import type { Mmu } from './mmu.ts';
 import { Mutant } from './mutants.ts';
@@ -33,13 +33,14 @@ export function indirectFault(mmu: Mmu, fault: Fault, support: FaultSupport): nu
     mmu.clearWriteFlooding(fault.lo, fault.hi);
     return writeProtected(pages);
   }
-  fault.maxLevel = isSelfChanging(walk, fault) ? 1 : walk.level;
+  // 7.3 leaves that to the tables that are shadowed on the way: they forbid large pages (facts/kvm-mmu.md §6.4).
+  fault.maxLevel = pages.config.profile === '6.1' && isSelfChanging(walk, fault) ? 1 : walk.level;
   const found = support.faultIn(fault, walk.pteAccess);
   if (found !== RetPf.CONTINUE) return found;
   const access = leafAccess(walk, fault, pages);
   if (!pages.makeAvailable()) throw new Error('no shadow page is left');
   if (support.isStale(fault)) return RetPf.RETRY;
-  return fetch(mmu, fault, access);
+  return fetch(mmu, fault, access, support);
 }
 
 /** Whether the frame holds one of the tables that map it, or lies in a large page with one. */
@@ -91,12 +92,17 @@ function isUnchanged(walk: KvmPageWalk, level: number): boolean {
 }
 
 /** Maps what the walk found, shadowing the tables on the way. */
-function fetch(mmu: Mmu, fault: Fault, access: number): number {
+function fetch(mmu: Mmu, fault: Fault, access: number, support: FaultSupport): number {
   const { walk, pages, shadowWalk, synchroniser } = mmu;
   const { profile } = pages.config;
   const topLevel = walk.rootLevel === 3 ? 2 : walk.rootLevel;
   if (!isUnchanged(walk, topLevel) || mmu.root === null) return RetPf.RETRY;
   let on = shadowWalk.begin(mmu.root, fault.lo, fault.hi);
+  if (!on && mmu.toleratesInvisible) {
+    // What the root was made without has come into a memslot since: another root (§6.4 step 5.1).
+    support.freeObsoleteRoots();
+    return RetPf.RETRY;
+  }
   while (on && shadowWalk.level > walk.level) {
     const { sptep, level } = shadowWalk;
     const parent = shadowWalk.sp!;
@@ -113,6 +119,7 @@ function fetch(mmu: Mmu, fault: Fault, access: number): number {
     }
     if (!isUnchanged(walk, level - 1)) return RetPf.RETRY;
     if (child !== null) pages.link(sptep, child);
+    if (profile !== '6.1' && fault.write && tableGfn === fault.gfn) fault.writeFaultToShadowPageTable = true;
     on = shadowWalk.next();
   }
   if (!on) throw new Error('the tables end above the level that the guest maps at');
@@ -129,7 +136,7 @@ function mapBelow(mmu: Mmu, fault: Fault, access: number): number {
     const { sptep, level } = shadowWalk;
     const sp = shadowWalk.sp!;
     sp.writeFloodingCount = 0;
-    if (fault.nxHugePageWorkaround) disallowedAdjust(pages, fault, pages.lo(sptep), level);
+    if (fault.nxHugePageWorkaround) disallowedAdjust(pages, fault, pages.lo(sptep), pages.hi(sptep), level);
     const baseGfn = roundGfn(fault.gfn, level);
     if (level === fault.goalLevel) {
       const { host } = pages;
@@ -146,7 +153,7 @@ function mapBelow(mmu: Mmu, fault: Fault, access: number): number {
     if (!isLinked(pages, sptep, level, baseGfn, role)) {
       const child = pages.get(baseGfn, role, synchroniser.syncPage);
       pages.link(sptep, child);
-      if (fault.hugePageDisallowed && fault.reqLevel >= level) child.nxHugePageDisallowed = true;
+      if (isForWorkaround(pages, fault, level)) child.nxHugePageDisallowed = true;
     }
     if (!shadowWalk.next()) throw new Error('a table that was just linked is not there');
   }

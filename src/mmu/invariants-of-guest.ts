@@ -108,7 +108,8 @@ function spteAccess(pages: ShadowPages, lo: number, hi: number): number {
     return ACC_READ | write | (format.userExecute(lo) ? ACC_USER : 0) | (format.isExecutable(lo, hi) ? ACC_EXEC : 0);
   }
   const readable = (lo & 1) !== 0 ? (config.profile === '6.1' ? ACC_USER : ACC_READ) : 0;
-  return write | readable | (format.isExecutable(lo, hi) ? ACC_EXEC : 0);
+  const userExecutable = config.profile !== '6.1' && format.userExecute(lo) ? ACC_USER : 0;
+  return write | readable | userExecutable | (format.isExecutable(lo, hi) ? ACC_EXEC : 0);
 }
 
 function againstEntry(

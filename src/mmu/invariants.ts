@@ -240,7 +240,7 @@ export class InvariantChecker {
     for (let index = 0; index < ENTRIES; index++) {
       const lo = words[first + 2 * index]!;
       const hi = words[first + 2 * index + 1]!;
-      if (lo === 0) continue;
+      if (lo === 0 && hi === format.emptyHi) continue;
       if (!format.isPresent(lo)) {
         if (format.isMmio(lo, hi)) this.mmio(sp, index, lo, hi);
         else this.add(sp, index, 'is neither present nor empty');

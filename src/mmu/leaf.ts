@@ -31,11 +31,14 @@ export function makeLeafSpte(
 ): boolean {
   const { format } = pages;
   const { level } = sp;
+  // In step with the guest's entry again, whose A is set, 7.3 takes it for used (facts/kvm-mmu.md §6.12).
+  const isSynchronised = !flags.canUnsync && format.profile !== '6.1';
+  const unused = flags.prefetch && !isSynchronised;
   format.makeLeaf(level, access, pfn, {
     adDisabled: adDisabled(sp.role),
     // L2's tables while page-modification logging is in use: D must not be the hardware's business there.
     writeProtectOnly: pages.config.pml && guestMode(sp.role),
-    prefetch: flags.prefetch,
+    prefetch: unused,
     hostWritable: flags.hostWritable,
   });
   let wrprot = false;
@@ -56,7 +59,7 @@ export function makeLeafSpte(
     lo = format.lo;
     hi = format.hi;
   }
-  if (flags.prefetch) format.track(lo, hi);
+  if (unused) format.track(lo, hi);
   if ((format.lo & SPTE_W) !== 0 && slot.dirtyLog) pages.host.markDirty(slot, gfn);
   return wrprot;
 }
@@ -68,13 +71,13 @@ export function updateSpte(pages: ShadowPages, sptep: number, lo: number, hi: nu
   const oldHi = pages.hi(sptep);
   pages.set(sptep, lo, hi);
   if (!format.isPresent(oldLo)) return false;
-  let flush = format.isMmuWritable(oldLo, oldHi) && (lo & SPTE_W) === 0;
-  if (format.profile === '6.1') {
-    // 6.1 flushes for cleared A and D, too.
-    flush ||= format.isAccessed(oldLo, oldHi) && !format.isAccessed(lo, hi);
-    flush ||= format.isDirty(oldLo, oldHi) && !format.isDirty(lo, hi);
-  }
-  return flush;
+  const wasMmuWritable = format.isMmuWritable(oldLo, oldHi);
+  // Somebody may still write through what is only write-protected for the dirty log: so it may (facts/kvm-mmu.md §6.11).
+  if (format.profile !== '6.1') return wasMmuWritable && !format.isMmuWritable(lo, hi);
+  // 6.1 flushes for that, and for cleared A and D, too.
+  if (wasMmuWritable && (lo & SPTE_W) === 0) return true;
+  if (format.isAccessed(oldLo, oldHi) && !format.isAccessed(lo, hi)) return true;
+  return format.isDirty(oldLo, oldHi) && !format.isDirty(lo, hi);
 }
 
 /** mmu_set_spte: maps a frame; `fault` is null for prefetching. Returns one of `RetPf`. */
@@ -93,9 +96,12 @@ export function setLeaf(
   const { level } = sp;
   const oldLo = pages.lo(sptep);
   const oldHi = pages.hi(sptep);
+  const prefetch = fault === null || fault.prefetch;
   let wasMapped = false;
   let flush = false;
   if (format.isPresent(oldLo)) {
+    const isMapped = format.isLeaf(oldLo, level) && pfn === frameOf(oldLo, oldHi);
+    if (prefetch && isMapped && format.profile !== '6.1') return RetPf.SPURIOUS;
     if (!format.isLeaf(oldLo, level)) {
       pages.unlinkChild(sptep, pages.childOf(oldLo, oldHi));
       flush = true;
@@ -111,7 +117,6 @@ export function setLeaf(
     if (flush) pages.flushRemoteTlbs();
     return RetPf.EMULATE;
   }
-  const prefetch = fault === null || fault.prefetch;
   const wrprot = makeLeafSpte(pages, sp, slot, access, gfn, pfn, pages.lo(sptep), {
     prefetch,
     canUnsync: true,

@@ -9,8 +9,8 @@ import type { KvmPageWalk } from '../paging/kvm-page-walk.ts';
 import { isDirect, roleLevel, withLevel, withQuadrant } from '../paging/kvm-roles.ts';
 import { Mutant } from './mutants.ts';
 import type { ShadowPages } from './pages.ts';
-import { PREVIOUS_ROOTS, type Root } from './root.ts';
-import type { ShadowPage } from './shadow-page.ts';
+import { DUMMY_ROOT, PREVIOUS_ROOTS, type Root } from './root.ts';
+import { ENTRIES, type ShadowPage } from './shadow-page.ts';
 import { ShadowWalk } from './shadow-walk.ts';
 import { Synchroniser } from './sync.ts';
 import type { TdpMmu } from './tdp-mmu.ts';
@@ -56,10 +56,11 @@ export class Mmu {
     return true;
   }
 
-  /** Guest CR3 as a number, without its bits 63:52. */
+  /** Guest CR3, or L1's EPTP or nCR3, as a number, without its bits 63:52. */
   guestPgd(): number {
     const { registers } = this.walk;
-    return registers[2 * Reg.CR3]! + (registers[2 * Reg.CR3 + 1]! & 0xf_ffff) * 0x1_0000_0000;
+    const root = !this.walk.ngpa ? Reg.CR3 : this.walk.ept ? Reg.EPTP : Reg.NCR3;
+    return registers[2 * root]! + (registers[2 * root + 1]! & 0xf_ffff) * 0x1_0000_0000;
   }
 
   // Loading and freeing roots.
@@ -78,7 +79,12 @@ export class Mmu {
     return this.hold(this.pages.get(gfn, role, this.synchroniser.syncPage));
   }
 
-  /** Gets a root for what the guest's registers say. False: the guest's root is in no memslot (triple fault). */
+  /** A guest root or page directory that is in no memslot is no reason to stop (7.3; facts/kvm-mmu.md §8.2). */
+  get toleratesInvisible(): boolean {
+    return this.pages.config.profile !== '6.1';
+  }
+
+  /** Gets a root for what the guest's registers say. False: the guest's root is in no memslot (6.1: triple fault). */
   load(): boolean {
     const { walk } = this;
     const level = roleLevel(this.rootRole);
@@ -99,15 +105,21 @@ export class Mmu {
     }
     const pgd = this.guestPgd();
     const rootGfn = Math.floor(pgd / 4096);
-    if (!this.isVisible(rootGfn)) return false;
+    if (!this.isVisible(rootGfn)) {
+      if (this.toleratesInvisible) this.root = DUMMY_ROOT;
+      return this.toleratesInvisible;
+    }
     if (walk.rootLevel >= 4) {
       this.pages.makeAvailable();
       this.root = { pgd, page: this.allocate(rootGfn, level, 0), pae: null };
       return true;
     }
-    const gfns = this.paeGfns(rootGfn);
-    const checks = !this.pages.mutants.has(Mutant.PDPTES_UNCHECKED);
-    if (checks && gfns.some((gfn) => gfn >= 0 && !this.isVisible(gfn))) return false;
+    let gfns = this.paeGfns(rootGfn);
+    if (!this.pages.mutants.has(Mutant.PDPTES_UNCHECKED)) {
+      const visible = gfns.map((gfn) => (gfn >= 0 && this.isVisible(gfn) ? gfn : -1));
+      if (!this.toleratesInvisible && gfns.some((gfn, i) => gfn !== visible[i])) return false;
+      gfns = visible;
+    }
     this.pages.makeAvailable();
     const twoLevel = walk.rootLevel === 2;
     const pae = gfns.map((gfn, i) => (gfn < 0 ? null : this.allocate(gfn, 2, twoLevel ? i : 0)));
@@ -208,6 +220,7 @@ export class Mmu {
   // Synchronising.
 
   isUnsync(root: Root): boolean {
+    if (root === DUMMY_ROOT) return false;
     return root.page === null || root.page.unsync || root.page.unsyncChildren > 0;
   }
 
@@ -224,8 +237,8 @@ export class Mmu {
   }
 
   /**
-   * Takes an address out of the tables below a root (facts/kvm-6.1.md §7.3): what an unsync table says of it is dropped
-   * and, if the guest's entry allows, mapped anew.
+   * Takes an address out of the tables below a root: 6.1 drops what an unsync table says of it and, if the guest's entry
+   * allows, maps that anew (facts/kvm-6.1.md §7.3); 7.3 brings the one entry in step (facts/kvm-mmu.md §8.4).
    */
   invalidateAddress(root: Root, lo: number, hi: number): void {
     const { pages, shadowWalk } = this;
@@ -233,6 +246,11 @@ export class Mmu {
     for (let on = shadowWalk.begin(root, lo, hi); on; on = shadowWalk.next()) {
       const { sp, sptep, level } = shadowWalk;
       const page = sp!;
+      if (format.profile !== '6.1') {
+        if (page.unsync) this.resync(page, sptep);
+        if (page.unsyncChildren === 0) return;
+        continue;
+      }
       const old = pages.lo(sptep);
       if (format.isLeaf(old, level)) {
         if (!page.unsync) return;
@@ -245,6 +263,12 @@ export class Mmu {
       }
       if (page.unsyncChildren === 0) return;
     }
+  }
+
+  private resync(page: ShadowPage, sptep: number): void {
+    const done = this.synchroniser.syncEntry(page, sptep % ENTRIES);
+    if (done < 0) this.pages.zapSpte(sptep, null);
+    if (done !== 0) this.pages.flushRemoteTlbs();
   }
 
   /** Clears the counts of emulated writes on the way to an address. */

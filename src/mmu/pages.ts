@@ -64,7 +64,7 @@ export class ShadowPages extends Tables {
     mutants: Mutants;
     flushTarget: FlushTarget;
   }) {
-    super(parts.host, parts.trace);
+    super(parts.host, parts.trace, parts.format.emptyHi);
     this.config = parts.config;
     this.format = parts.format;
     this.mutants = parts.mutants;
@@ -218,7 +218,7 @@ export class ShadowPages extends Tables {
     if (at < 0) throw new Error(`table of gfn ${child.gfn.toString(16)} does not know its parent`);
     child.parents[at] = child.parents[child.parents.length - 1]!;
     child.parents.pop();
-    this.set(sptep, 0, 0);
+    this.clear(sptep);
   }
 
   // Leaves.
@@ -242,7 +242,7 @@ export class ShadowPages extends Tables {
     if (this.format.isPresent(this.lo(sptep))) {
       this.rmap.remove(sp.gfnAt(sptep % ENTRIES), sp.level, smm(sp.role), sptep);
     }
-    this.set(sptep, 0, 0);
+    this.clear(sptep);
   }
 
   /** Empties an entry, whatever it is; what becomes parentless of nested tables is zapped, too (facts §2.6). */
@@ -260,7 +260,7 @@ export class ShadowPages extends Tables {
         if (orphan && zapped !== null && child.rootCount === 0) return this.prepareZap(child, zapped);
       }
     } else if (this.format.isMmio(lo, hi)) {
-      this.set(sptep, 0, 0);
+      this.clear(sptep);
     }
     return 0;
   }

@@ -11,5 +11,8 @@ export interface Root {
   readonly pae: readonly (ShadowPage | null)[] | null;
 }
 
+/** In place of a guest's root that is in no memslot (7.3): it leads nowhere, whatever its level (facts/kvm-mmu.md §8.2). */
+export const DUMMY_ROOT: Root = { pgd: 0, page: null, pae: [null, null, null, null] };
+
 /** Roots kept beside the current one. */
 export const PREVIOUS_ROOTS = 3;

@@ -6,7 +6,9 @@
  */
 
 import type { KvmConfig } from '../formats/kvm-config.ts';
-import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE } from '../paging/permissions.ts';
+import { cr4SmepOfPage } from '../paging/kvm-roles.ts';
+import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE, permissionBitmap } from '../paging/permissions.ts';
+import type { Fault } from './fault.ts';
 
 /** KVM's own "present": bit 11. */
 export const SPTE_MMU_PRESENT = 1 << 11;
@@ -17,6 +19,7 @@ const X86_U = 1 << 2;
 const X86_A = 1 << 5;
 const X86_D = 1 << 6;
 const X86_NX_HI = 0x8000_0000 | 0;
+const BIT_63_HI = 0x8000_0000 | 0;
 const EPT_R = 1 << 0;
 const EPT_X = 1 << 2;
 const EPT_XU = 1 << 10;
@@ -27,9 +30,6 @@ const EPT_WB_IGNORE_PAT = (6 << 3) | (1 << 6);
 /** Bits 51:12 as halves. */
 const FRAME_LO = ~0xfff;
 const FRAME_HI = 0xf_ffff;
-/** Saved R, X of an access-tracked SPTE: bits 54 and 56, both profiles (facts/kvm-mmu.md §6.11). */
-const TRACK_SAVED_SHIFT = 54 - 32;
-const TRACK_SAVED_HI = (EPT_R | EPT_X) << TRACK_SAVED_SHIFT;
 /** An entry of two lists of MMIO generation bits; widths differ by profile. */
 const MMIO_GEN_SHIFT = 3;
 
@@ -63,6 +63,16 @@ export class SpteFormat {
   private readonly mmioAccess: number;
   private readonly mmioLowBits: number;
   private readonly l1tf: number;
+  /** High half of an entry that is empty, whose low half is 0; 7.3 sets bit 63 in every table (facts/kvm-mmu.md §6.11). */
+  readonly emptyHi: number;
+  /** What all present entries have in the high half: 7.3's EPT entries suppress #VE (§6.11). */
+  readonly presentHi: number;
+  /** Rights that access tracking takes away, and those of them that it saves, so much higher up in the entry. */
+  private readonly tracked: number;
+  private readonly saved: number;
+  private readonly savedShift: number;
+  /** 7.3: which rights let an access through, without and with SMEP (GMET) in the root's role. */
+  private readonly bitmaps: readonly Uint16Array[];
   /** A removed SPTE of the TDP MMU while others may still see it. */
   readonly frozenLo: number;
   readonly frozenHi: number;
@@ -78,9 +88,20 @@ export class SpteFormat {
     this.profile = config.profile;
     this.ept = config.tdp && config.vendor === 'intel';
     this.adEnabled = !this.ept || config.eptAd;
-    this.accessed = !this.adEnabled ? 0 : this.ept ? EPT_A : X86_A;
-    this.dirty = !this.adEnabled ? 0 : this.ept ? EPT_D : X86_D;
     const old = config.profile === '6.1';
+    // Where the hardware does not use EPT's A and D bits, 7.3 does.
+    const hasAd = this.adEnabled || !old;
+    this.accessed = !hasAd ? 0 : this.ept ? EPT_A : X86_A;
+    this.dirty = !hasAd ? 0 : this.ept ? EPT_D : X86_D;
+    this.emptyHi = old ? 0 : BIT_63_HI;
+    this.presentHi = old || !this.ept ? 0 : BIT_63_HI;
+    // Bits 54 and 56 in 6.1, 52, 54 and 62 in 7.3.
+    this.saved = EPT_R | EPT_X | (old ? 0 : EPT_XU);
+    this.tracked = this.saved | SPTE_W;
+    this.savedShift = old ? 54 - 32 : 52 - 32;
+    this.bitmaps = [false, true].map((smep) =>
+      permissionBitmap({ tdp: config.tdp, ept: this.ept, smep, smap: false, wp: true, nx: true }),
+    );
     // Bits 57 and 58 in 6.1's EPT format, 53 and 55 in 7.3's; 9 and 10 elsewhere.
     this.hostWritableLo = this.ept ? 0 : 1 << 9;
     this.mmuWritableLo = this.ept ? 0 : 1 << 10;
@@ -140,11 +161,12 @@ export class SpteFormat {
   }
 
   isAccessTracked(lo: number, hi: number): boolean {
-    return this.ept && !this.adEnabledFor(hi) && (lo & 7) === 0;
+    return this.ept && !this.adEnabledFor(hi) && (lo & this.tracked) === 0;
   }
 
   isAccessed(lo: number, hi: number): boolean {
-    return this.adEnabledFor(hi) ? (lo & this.accessed) !== 0 : !this.isAccessTracked(lo, hi);
+    if (this.adEnabledFor(hi) || this.profile !== '6.1') return (lo & this.accessed) !== 0;
+    return !this.isAccessTracked(lo, hi);
   }
 
   isDirty(lo: number, hi: number): boolean {
@@ -158,22 +180,23 @@ export class SpteFormat {
     if (this.adEnabledFor(hi)) {
       this.lo &= ~this.accessed;
     } else if (this.ept && !this.isAccessTracked(lo, hi)) {
-      this.hi = hi | ((lo & (EPT_R | EPT_X)) << TRACK_SAVED_SHIFT);
-      this.lo &= ~7;
+      this.hi = hi | ((lo & this.saved) << this.savedShift);
+      this.lo &= ~(this.tracked | this.accessed);
     }
   }
 
   /** Rights put aside come back. */
   restore(lo: number, hi: number): void {
-    this.lo = lo | ((hi >>> TRACK_SAVED_SHIFT) & (EPT_R | EPT_X));
-    this.hi = hi & ~TRACK_SAVED_HI;
+    this.lo = lo | ((hi >>> this.savedShift) & this.saved);
+    this.hi = hi & ~(this.saved << this.savedShift);
   }
 
   /** A table (facts/kvm-6.1.md §6). */
   makeTable(frame: number, adDisabled: boolean): void {
-    const rights = this.ept ? EPT_R | SPTE_W | EPT_X : X86_P | SPTE_W | X86_U;
+    const userExecute = this.profile === '6.1' ? 0 : EPT_XU;
+    const rights = this.ept ? EPT_R | SPTE_W | EPT_X | userExecute : X86_P | SPTE_W | X86_U;
     this.lo = SPTE_MMU_PRESENT | rights | frameLo(frame);
-    this.hi = frameHi(frame);
+    this.hi = frameHi(frame) | this.presentHi;
     if (adDisabled || !this.adEnabled) this.hi |= 1 << this.adTypeShift;
     else this.lo |= this.accessed;
   }
@@ -188,17 +211,20 @@ export class SpteFormat {
     frame: number,
     flags: { adDisabled: boolean; writeProtectOnly: boolean; prefetch: boolean; hostWritable: boolean },
   ): void {
+    const old = this.profile === '6.1';
     let lo = SPTE_MMU_PRESENT;
-    let hi = 0;
+    let hi = this.presentHi;
     const type = flags.adDisabled || !this.adEnabled ? 1 : flags.writeProtectOnly ? 2 : 0;
     hi |= type << this.adTypeShift;
-    if (type !== 1 && !flags.prefetch) lo |= this.accessed;
+    if ((type !== 1 || !old) && !flags.prefetch) lo |= this.accessed;
     // NX huge pages: no large page may be executed from.
-    const execute = (access & ACC_EXEC) !== 0 && !(level > 1 && this.nxHugePages);
+    const isLargeNx = level > 1 && this.nxHugePages;
+    const execute = (access & ACC_EXEC) !== 0 && !isLargeNx;
     if (this.ept) {
-      // In 6.1 USER stands for readable (facts/kvm-mmu.md §3.1).
-      if ((access & (this.profile === '6.1' ? ACC_USER : ACC_READ)) !== 0) lo |= EPT_R;
+      // In 6.1 USER stands for readable (facts/kvm-mmu.md §3.1), in 7.3 for what a user may execute.
+      if ((access & (old ? ACC_USER : ACC_READ)) !== 0) lo |= EPT_R;
       if (execute) lo |= EPT_X;
+      if (!old && (access & ACC_USER) !== 0 && !isLargeNx) lo |= EPT_XU;
       lo |= EPT_WB_IGNORE_PAT;
     } else {
       lo |= X86_P;
@@ -226,11 +252,11 @@ export class SpteFormat {
 
   /** The SPTE in `lo` and `hi` is dirty from the start. */
   addDirty(): void {
-    if (this.typeOf(this.hi) !== 1) this.lo |= this.dirty;
+    if (this.typeOf(this.hi) !== 1 || this.profile !== '6.1') this.lo |= this.dirty;
   }
 
-  /** A large SPTE in `lo`, `hi` becomes the small one for its part `index` (huge pages that are split). */
-  splitPart(lo: number, hi: number, level: number, index: number, executable: boolean): void {
+  /** A large SPTE in `lo`, `hi` becomes the small one for its part `index`. `access`: rights of the new table. */
+  splitPart(lo: number, hi: number, level: number, index: number, access: number): void {
     this.lo = lo;
     this.hi = hi;
     const frame = frameOf(lo, hi) + index * 512 ** (level - 2);
@@ -239,11 +265,25 @@ export class SpteFormat {
     if (level === 2) {
       this.lo &= ~SPTE_LARGE;
       // NX was only put on because the page was large.
-      if (this.nxHugePages && executable) {
-        if (this.ept) this.lo |= EPT_X;
-        else this.hi &= ~X86_NX_HI;
-      }
+      if (!this.nxHugePages) return;
+      if (this.profile !== '6.1') this.setExecutable(access);
+      else if ((access & ACC_EXEC) === 0) return;
+      else if (this.ept) this.lo |= EPT_X;
+      else this.hi &= ~X86_NX_HI;
     }
+  }
+
+  /** The SPTE in `lo` and `hi` may be executed as `access` says; one that is access-tracked stays so (7.3). */
+  setExecutable(access: number): void {
+    if (!this.ept) {
+      this.hi = (access & ACC_EXEC) !== 0 ? this.hi & ~X86_NX_HI : this.hi | X86_NX_HI;
+      return;
+    }
+    const isTracked = this.isAccessTracked(this.lo, this.hi);
+    if (isTracked) this.restore(this.lo, this.hi);
+    this.lo &= ~(EPT_X | EPT_XU);
+    this.lo |= ((access & ACC_EXEC) !== 0 ? EPT_X : 0) | ((access & ACC_USER) !== 0 ? EPT_XU : 0);
+    if (isTracked) this.track(this.lo, this.hi);
   }
 
   /** Another frame under the same rights, not writable, as the host's change-of-PTE notifier leaves it. */
@@ -301,14 +341,28 @@ export class SpteFormat {
     return access & this.mmioAccess;
   }
 
-  /** Whether the SPTE lets the access through, as 6.1 asks: fetch, write, or else bit 0 (facts/kvm-6.1.md §5). */
-  allows(lo: number, hi: number, write: boolean, fetch: boolean): boolean {
-    if (fetch) return this.isExecutable(lo, hi);
-    if (write) return (lo & SPTE_W) !== 0;
-    return (lo & 1) !== 0;
+  /**
+   * Whether a present leaf lets the access through. 6.1 asks for execute, write, or else bit 0 (facts/kvm-6.1.md §5);
+   * 7.3 decodes its rights and asks a bitmap with the fault's own W, U and F (facts/kvm-mmu.md §3.1, §6.5). `role`: of
+   * the root, or of any table below it.
+   */
+  allows(lo: number, hi: number, fault: Fault, role: number): boolean {
+    if (this.profile === '6.1') {
+      if (fault.exec) return this.isExecutable(lo, hi);
+      return (lo & (fault.write ? SPTE_W : 1)) !== 0;
+    }
+    const bitmap = this.bitmaps[cr4SmepOfPage(role, this.profile) ? 1 : 0]!;
+    const index = (fault.write ? 1 : 0) | (fault.user ? 2 : 0) | (fault.exec ? 8 : 0);
+    return ((bitmap[index]! >>> this.accessOf(lo, hi)) & 1) === 0;
   }
 
-  /** EPT: user-mode execute of MBEC. */
+  /** Rights of a present leaf, `ACC_*`, as 7.3 means them: EPT's USER is that a user may execute. */
+  private accessOf(lo: number, hi: number): number {
+    const user = this.userExecute(lo) ? ACC_USER : 0;
+    return (lo & (ACC_READ | ACC_WRITE)) | user | (this.isExecutable(lo, hi) ? ACC_EXEC : 0);
+  }
+
+  /** U; EPT: execute in user mode (MBEC). */
   userExecute(lo: number): boolean {
     return this.ept ? (lo & EPT_XU) !== 0 : (lo & X86_U) !== 0;
   }

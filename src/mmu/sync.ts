@@ -66,31 +66,32 @@ export class Synchroniser {
     if (!this.fits(sp)) return -1;
     let flush = false;
     for (let index = 0; index < ENTRIES; index++) {
-      const sptep = sp.sptep(index);
-      if (this.pages.lo(sptep) === 0 && this.pages.hi(sptep) === 0) continue;
-      const done = this.syncSpte(sp, sptep, index);
+      const done = this.syncEntry(sp, index);
       if (done < 0) return -1;
       flush = done > 0 || flush;
     }
     return flush ? 1 : 0;
   };
 
-  private syncSpte(sp: ShadowPage, sptep: number, index: number): number {
+  /** sync_spte: one entry of a page, as `syncPage`. */
+  syncEntry(sp: ShadowPage, index: number): number {
     const { pages, walk } = this;
     const { format } = pages;
+    const sptep = sp.sptep(index);
+    if (pages.isEmpty(sptep)) return 0;
     if (!this.read(sp.gfn, guestEntryOffset(walk, sp, index))) return -1;
     const { entryLo, entryHi } = this;
     const lo = pages.lo(sptep);
     const hi = pages.hi(sptep);
     if (!isUsable(walk, entryLo, entryHi)) {
-      this.drop(sptep, lo, hi);
+      this.drop(sptep, lo);
       return 1;
     }
     const gfn = gpteFrame(walk, 1, entryLo, entryHi);
     const access = this.accessOf(sp, entryLo, entryHi);
     if (format.isMmio(lo, hi)) {
       if (gfn === format.mmioGfnOf(lo, hi)) markMmio(pages, sptep, sp, gfn, access, pages.host.generation);
-      else pages.set(sptep, 0, 0);
+      else pages.clear(sptep);
       return 0;
     }
     const empty = format.ept && (access & 0xf) === 0 && !pages.mutants.has(Mutant.KEEPS_EMPTY_SPTE);
@@ -114,10 +115,9 @@ export class Synchroniser {
     return updateSpte(pages, sptep, format.lo, format.hi) ? 1 : 0;
   }
 
-  private drop(sptep: number, lo: number, hi: number): void {
+  private drop(sptep: number, lo: number): void {
     if (this.pages.format.isPresent(lo)) this.pages.dropSpte(sptep);
-    else if (this.pages.format.isMmio(lo, hi)) this.pages.set(sptep, 0, 0);
-    else this.pages.set(sptep, 0, 0);
+    else this.pages.clear(sptep);
   }
 
   private accessOf(sp: ShadowPage, lo: number, hi: number): number {
@@ -129,7 +129,7 @@ export class Synchroniser {
   prefetchEntry(sp: ShadowPage, sptep: number, lo: number, hi: number, noDirtyLog: boolean): boolean {
     const { pages, walk } = this;
     if (!isUsable(walk, lo, hi)) {
-      this.drop(sptep, pages.lo(sptep), pages.hi(sptep));
+      this.drop(sptep, pages.lo(sptep));
       return false;
     }
     const gfn = gpteFrame(walk, 1, lo, hi);

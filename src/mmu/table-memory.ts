@@ -9,3 +9,5 @@ export interface Memory extends PhysicalMemory {
 
 /** Host frames from here on are the MMU's own tables; guest pages lie below, or far above. */
 export const TABLE_FRAMES = 0x30_0000;
+/** The last of them is never a table, and so all zeros: where a processor is sent that must find nothing. */
+export const ZERO_FRAME = 0x3f_ffff;

@@ -17,6 +17,8 @@ export interface TableUse {
 export class Tables {
   readonly host: Host;
   readonly trace: MmuTrace;
+  /** High half of an empty entry; the low one is 0. */
+  private readonly emptyHi: number;
   /** By index of the page in host memory. */
   private readonly byPage: (ShadowPage | undefined)[] = [];
   private readonly freeFrames: number[] = [];
@@ -26,12 +28,13 @@ export class Tables {
   /** Toggled by zap-all-fast: pages of the other generation are obsolete. */
   generation = 0;
 
-  constructor(host: Host, trace: MmuTrace) {
+  constructor(host: Host, trace: MmuTrace, emptyHi: number) {
     this.host = host;
     this.trace = trace;
+    this.emptyHi = emptyHi;
   }
 
-  /** A zeroed table: a page that nothing knows yet. */
+  /** An empty table: a page that nothing knows yet. */
   take(gfn: number, role: number, tdp: boolean): ShadowPage {
     const frame = this.freeFrames.pop() ?? this.nextFrame++;
     const at = this.host.memory.pageOf(frame);
@@ -39,6 +42,7 @@ export class Tables {
     const shape = { level: roleLevel(role), direct: isDirect(role), tdp, generation: this.generation };
     const sp = new ShadowPage(at >>> 10, frame, gfn, role, shape);
     this.byPage[sp.page] = sp;
+    if (this.emptyHi !== 0) for (let index = 0; index < ENTRIES; index++) this.clear(sp.sptep(index));
     return sp;
   }
 
@@ -81,6 +85,14 @@ export class Tables {
     const { words } = this.host.memory;
     words[2 * sptep] = lo;
     words[2 * sptep + 1] = hi;
+  }
+
+  clear(sptep: number): void {
+    this.set(sptep, 0, this.emptyHi);
+  }
+
+  isEmpty(sptep: number): boolean {
+    return this.lo(sptep) === 0 && this.hi(sptep) === this.emptyHi;
   }
 
   /** All pages there are, for the invariants. */

@@ -11,7 +11,7 @@
 import { isInvalid, roleAccess, smm, withInvalid } from '../paging/kvm-roles.ts';
 import { type Fault, RetPf } from './fault.ts';
 import type { Slot } from './host.ts';
-import { adjustHugePage, disallowedAdjust, requestedPfn } from './huge-page.ts';
+import { adjustHugePage, disallowedAdjust, isForWorkaround, requestedPfn } from './huge-page.ts';
 import { makeLeafSpte, writeProtected } from './leaf.ts';
 import { Mutant } from './mutants.ts';
 import type { ShadowPages, WriteProtector } from './pages.ts';
@@ -147,7 +147,10 @@ export class TdpMmu implements WriteProtector {
     let sp = root;
     for (;;) {
       const index = indexOf(fault.gfn, sp.level);
-      if (fault.nxHugePageWorkaround) disallowedAdjust(pages, fault, pages.lo(sp.sptep(index)), sp.level);
+      if (fault.nxHugePageWorkaround) {
+        const sptep = sp.sptep(index);
+        disallowedAdjust(pages, fault, pages.lo(sptep), pages.hi(sptep), sp.level);
+      }
       if (sp.level === fault.goalLevel) return this.mapLeaf(fault, sp, index);
       sp = this.stepDown(fault, sp, index);
     }
@@ -169,8 +172,7 @@ export class TdpMmu implements WriteProtector {
       child = tables.createChild(sp, index);
       tables.link(sp, index, child);
     }
-    // 6.1 remembers only what could have been large but for the workaround, 7.3 whatever is there for it.
-    child.nxHugePageDisallowed = fault.hugePageDisallowed && (!this.old || fault.reqLevel >= sp.level);
+    child.nxHugePageDisallowed = isForWorkaround(pages, fault, sp.level);
     return child;
   }
 
@@ -184,7 +186,7 @@ export class TdpMmu implements WriteProtector {
     const wasPresent = format.isPresent(oldLo);
     const wasTable = wasPresent && !format.isLeaf(oldLo, sp.level);
     if (!this.old && wasPresent && !wasTable) {
-      if (fault.prefetch || format.allows(oldLo, oldHi, fault.write, fault.exec)) return RetPf.SPURIOUS;
+      if (fault.prefetch || format.allows(oldLo, oldHi, fault, sp.role)) return RetPf.SPURIOUS;
     }
 
     const gfn = sp.gfnAt(index);

@@ -13,10 +13,6 @@ import { frameHi, frameLo, frameOf, SPTE_LARGE, SPTE_W } from './spte.ts';
 import { forEachEntry, forEachLeaf, lastTable } from './tdp-iterate.ts';
 import type { TdpTables } from './tdp-tables.ts';
 
-// What keeps a large page from being executed.
-const EPT_X = 1 << 2;
-const X86_NX_HI = 0x8000_0000 | 0;
-
 /** Empties all present leaves; tables stay. */
 export function zapLeaves(tables: TdpTables, root: ShadowPage, start: number, end: number): boolean {
   let any = false;
@@ -206,9 +202,7 @@ function makeMerged({ pages }: TdpTables, sp: ShadowPage, index: number): boolea
     const first = frame - (frame % pagesOf(sp.level));
     format.lo = (lo & 0xfff) | SPTE_LARGE | frameLo(first);
     format.hi = (hi & ~0xf_ffff) | frameHi(first);
-    if (!pages.config.nxHugePages) return;
-    if (format.ept) format.lo &= ~EPT_X;
-    else format.hi |= X86_NX_HI;
+    if (pages.config.nxHugePages) format.setExecutable(0);
   });
   return found;
 }

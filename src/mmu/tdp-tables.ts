@@ -7,25 +7,20 @@
  */
 
 import { childRole, roleAccess } from '../paging/kvm-roles.ts';
-import { ACC_EXEC } from '../paging/permissions.ts';
 import type { ShadowPages } from './pages.ts';
 import { ENTRIES, type ShadowPage } from './shadow-page.ts';
 
 export class TdpTables {
   readonly pages: ShadowPages;
-  /** High half of an entry that is empty; the low half is 0. 7.3 sets bit 63 (facts/kvm-mmu.md §6.11). */
-  readonly emptyHi: number;
 
   constructor(pages: ShadowPages) {
     this.pages = pages;
-    this.emptyHi = pages.config.profile === '6.1' ? 0 : 0x8000_0000 | 0;
   }
 
   /** An empty table; `gfn`: the first frame that it covers. */
   create(gfn: number, role: number): ShadowPage {
-    const { pages, emptyHi } = this;
+    const { pages } = this;
     const sp = pages.take(gfn, role, true);
-    if (emptyHi !== 0) for (let index = 0; index < ENTRIES; index++) pages.set(sp.sptep(index), 0, emptyHi);
     pages.trace.getPage(sp, true);
     return sp;
   }
@@ -54,7 +49,7 @@ export class TdpTables {
   }
 
   clear(sp: ShadowPage, index: number, shared: boolean): void {
-    this.change(sp, index, 0, this.emptyHi, shared);
+    this.change(sp, index, 0, this.pages.format.emptyHi, shared);
   }
 
   /** Empties an entry for good before anybody may fill it again: frozen, flushed, and only then empty, without an event. */
@@ -62,7 +57,7 @@ export class TdpTables {
     const { pages } = this;
     this.change(sp, index, pages.format.frozenLo, pages.format.frozenHi, true);
     pages.flushRemoteTlbs();
-    pages.set(sp.sptep(index), 0, this.emptyHi);
+    pages.clear(sp.sptep(index));
   }
 
   /** Makes an entry, empty or a large leaf, lead to a new table. */
@@ -81,9 +76,9 @@ export class TdpTables {
     const lo = pages.lo(sptep);
     const hi = pages.hi(sptep);
     const child = this.createChild(sp, index);
-    const executable = (roleAccess(child.role, pages.config.profile) & ACC_EXEC) !== 0;
+    const access = roleAccess(child.role, pages.config.profile);
     for (let part = 0; part < ENTRIES; part++) {
-      format.splitPart(lo, hi, sp.level, part, executable);
+      format.splitPart(lo, hi, sp.level, part, access);
       pages.set(child.sptep(part), format.lo, format.hi);
     }
     this.link(sp, index, child);

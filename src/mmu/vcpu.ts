@@ -23,7 +23,16 @@ import {
 import type { PagingFeatures } from '../paging/configure.ts';
 import type { GuestMemory } from '../paging/guest-memory.ts';
 import { KvmPageWalk, PdpteSource, WalkFault } from '../paging/kvm-page-walk.ts';
-import { type CpuRole, cpuRole, shadowRootRole, tdpRootRole } from '../paging/kvm-roles.ts';
+import {
+  type CpuRole,
+  cpuRole,
+  eptCpuRole,
+  nptCpuRole,
+  shadowEptRootRole,
+  shadowNptRootRole,
+  shadowRootRole,
+  tdpRootRole,
+} from '../paging/kvm-roles.ts';
 import { loadPdptes } from '../paging/software-walk.ts';
 import { MmioCache } from './mmio-cache.ts';
 import { Mmu } from './mmu.ts';
@@ -98,6 +107,7 @@ export class Vcpu {
     this.cpuWalk = new KvmPageWalk({ ...common, ngpa: false, ept: false });
     this.nestedCpuWalk = new KvmPageWalk({ ...common, ngpa: false, ept: false });
     this.tdpWalk = new KvmPageWalk({ ...common, ngpa: true, ept: vendor === 'intel' });
+    this.nestedCpuWalk.second = this.tdpWalk;
     this.rootMmu = new Mmu(pages, this.cpuWalk, parts.tdpMmu);
     this.guestMmu = new Mmu(pages, this.tdpWalk, parts.tdpMmu);
     this.mmu = this.rootMmu;
@@ -174,6 +184,34 @@ export class Vcpu {
   private initShadow(role: CpuRole): void {
     const root = shadowRootRole(this.pages.config.profile, role.base);
     this.rootMmu.init(this.paging ? 'paging' : 'nonpaging', root);
+  }
+
+  /**
+   * guest_mmu is to shadow L1's nested page tables (kvm_init_shadow_npt_mmu): their format is that of L1's own CR4 and
+   * EFER, whatever L2 runs with.
+   */
+  initShadowNpt(l1: { readonly cr4: number; readonly efer: number }, gmet: boolean): void {
+    const { profile, tdpLevel } = this.pages.config;
+    const role = nptCpuRole(profile, { ...l1, smm: this.addressSpace === 1 }, gmet);
+    this.tdpWalk.init(role);
+    this.guestMmu.init('paging', shadowNptRootRole(role.base, tdpLevel));
+  }
+
+  /** guest_mmu is to shadow L1's EPT (kvm_init_shadow_ept_mmu): the EPTP says how many levels and whether there are A/D bits. */
+  initShadowEpt(eptpLo: number, executeOnly: boolean, mbec: boolean): void {
+    const role = eptCpuRole(this.pages.config.profile, eptpLo, executeOnly, mbec);
+    this.tdpWalk.init(role);
+    this.guestMmu.init('paging', shadowEptRootRole(role.base));
+  }
+
+  /**
+   * L2 runs with nested paging, or no longer: which MMU is in force, and whose addresses the second stage translates
+   * (facts/kvm-mmu.md §1.3). Until 7.2 L2's tables have a walk of their own, which always goes through the second stage.
+   */
+  useNestedTdp(on: boolean): void {
+    this.mmu = on ? this.guestMmu : this.rootMmu;
+    if (this.pages.config.profile === '7.3') this.cpuWalk.second = on ? this.tdpWalk : null;
+    this.hardware.useRoot(this.mmu.root);
   }
 
   /** kvm_mmu_reset_context. */

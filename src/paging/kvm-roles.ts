@@ -194,6 +194,11 @@ export function smepWithoutWp(word: number, profile: KvmProfile): boolean {
   return (word & layout.cr0Wp) === 0 && (word & (layout.smepAndnotWp | layout.cr4Smep)) !== 0;
 }
 
+/** Of a page's role: SMEP, or what shares its bit (7.3; facts/kvm-mmu.md §2.1). */
+export function cr4SmepOfPage(word: number, profile: KvmProfile): boolean {
+  return (word & layoutOf(profile).cr4Smep) !== 0;
+}
+
 /** The word with CR0.WP replaced and nothing else, as its refresh on demand does (facts/kvm-mmu.md §3.4). */
 export function withCr0Wp(word: number, wp: boolean, profile: KvmProfile): number {
   const bit = layoutOf(profile).cr0Wp;

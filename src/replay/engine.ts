@@ -7,7 +7,7 @@
  * counted. Events of an emulated KVM are compared by `events.ts`, host frames under their names.
  */
 
-import { isHostEvent, KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
+import { isHostEvent, KVM_MORE_ROWS, KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
 import {
   NOT_MODELLED_NAMES,
   OBS_FAULTS,
@@ -58,6 +58,18 @@ const AT_VALUE_HI = ROW_VALUE_HI;
 /** Whether a kind that names no more than how an access ended stands for the machine's outcome. */
 function standsFor(kind: number, outcome: number): boolean {
   return (kind === COMPLETED && outcome === TRANSLATED) || (kind === FAULTED && ((FAULTS >>> outcome) & 1) !== 0);
+}
+
+function isPartOfEvent(op: number): boolean {
+  const kind = op & ROW_KIND;
+  return kind === KVM_EVENT || kind === KVM_MORE;
+}
+
+/** Whether as many rows follow the KVM_EVENT row at `row` as its event has; the step's rows end at `end`. */
+function isWholeEvent(ops: Uint32Array, row: number, end: number): boolean {
+  let last = row;
+  while (last + 1 < end && (ops[last + 1]! & ROW_KIND) === KVM_MORE) last++;
+  return last - row === (KVM_MORE_ROWS[kvmEventOf(ops[row]!)] ?? 0);
 }
 
 export class ReplayEngine {
@@ -220,8 +232,12 @@ export class ReplayEngine {
       const expected = observationOp[j]! | 0;
       const kind = expected & ROW_KIND;
       if (((SPECIAL >>> kind) & 1) !== 0) {
-        if (kind === KVM_MORE) continue;
+        if (kind === KVM_MORE) {
+          if (j === begin || !isPartOfEvent(observationOp[j - 1]!)) return false;
+          continue;
+        }
         if (kind === KVM_EVENT) {
+          if (!isWholeEvent(observationOp, j, end)) return false;
           k = this.compareEvent(columns, stepKind, begin, j, k);
           if (k < 0) return false;
           continue;

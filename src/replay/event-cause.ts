@@ -16,6 +16,9 @@ import { rowsEvent } from './units.ts';
 /** Fields that tell an event from others of its kind, where it has them. */
 const PLACES = ['gfn', 'addr', 'gpa', 'gva', 'cr2_or_gpa', 'fault_address', 'level', 'exception', 'start'];
 
+/** Error codes and exit qualifications: their bits tell differences apart. */
+const ERROR_CODES = ['error_code', 'pferr'];
+
 function fieldWord(rows: readonly Row[], { row, column, low, maskLo, maskHi }: KvmField): Word64 {
   const from = rows[row];
   if (from === undefined) return { lo: 0, hi: 0 };
@@ -70,6 +73,14 @@ function spteContext(pair: SidePair, config: KvmConfig): SpteContext {
   return { profile: config.profile, ept: config.vendor === 'intel' && config.tdp, level: levelOf(pair.recorded) };
 }
 
+/** The numbers of an error code's bits that differ, in one word: `bits 0,3`. */
+function differingBits(field: KvmField, { recorded, replayed }: SidePair): string[] {
+  const a = fieldWord(recorded, field);
+  const b = fieldWord(replayed, field);
+  const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((bit) => bitsOf(a, bit, bit) !== bitsOf(b, bit, bit));
+  return [`${bits.length === 1 ? 'bit' : 'bits'} ${bits.join(',')}`];
+}
+
 function fieldText(field: KvmField, pair: SidePair, config: KvmConfig): string {
   const a = fieldWord(pair.recorded, field);
   const b = fieldWord(pair.replayed, field);
@@ -110,9 +121,13 @@ interface FirstDifference {
   readonly replayed: readonly Row[];
 }
 
+function isDifference({ state }: SidePair): boolean {
+  return state !== 'equal' && state !== 'host';
+}
+
 /** The first difference, or undefined if there is none. One too few and one too many in a row are one in the other's place. */
 function firstDifference(pairs: readonly SidePair[]): (FirstDifference & { readonly at: number }) | undefined {
-  const at = pairs.findIndex(({ state }) => state !== 'equal' && state !== 'host');
+  const at = pairs.findIndex(isDifference);
   if (at < 0) return undefined;
   const pair = pairs[at]!;
   let end = at;
@@ -122,21 +137,35 @@ function firstDifference(pairs: readonly SidePair[]): (FirstDifference & { reado
   return { at, pair, recorded: pair.recorded, replayed: beside };
 }
 
-/** What a step's first difference is, in words and as a group; undefined if there is none. */
+export interface EventExplanation {
+  /** Index of the first pair that differs. */
+  readonly at: number;
+  readonly cause: string;
+  readonly group: string;
+  /** Nothing else in the step differs: an expectation of this group covers all of it. */
+  readonly isOnly: boolean;
+}
+
+/** What the first difference of a step that differs is, in words and as a group. */
 export function explainEvents(
   stepOp: number,
   pairs: readonly SidePair[],
   config: KvmConfig,
   registers: Uint32Array,
-): { readonly at: number; readonly cause: string; readonly group: string } | undefined {
+): EventExplanation {
   const first = firstDifference(pairs);
-  if (first === undefined) return undefined;
+  // Each side has what the other one has, and yet they were found to differ: never passed over in silence.
+  if (first === undefined) {
+    const cause = 'the same events were recorded and replayed, but not as they follow one another';
+    return { at: 0, cause, group: `${stepName(stepOp)}: order`, isOnly: true };
+  }
   const { recorded, replayed, at } = first;
+  const isOnly = pairs.filter(isDifference).length === 1;
   if (recorded.length > 0 && replayed.length > 0 && rowsEvent(recorded) < 0 && rowsEvent(replayed) < 0) {
     const cause = causeOf(stepOp, recorded, replayed, 0, registers);
-    return { at, cause, group: groupOf(stepOp, recorded[0], replayed[0]) };
+    return { at, cause, group: groupOf(stepOp, recorded[0], replayed[0]), isOnly };
   }
-  return { at, cause: eventCause(first, config), group: eventGroup(stepName(stepOp), first, config) };
+  return { at, cause: eventCause(first, config), group: eventGroup(stepName(stepOp), first, config), isOnly };
 }
 
 function eventCause({ pair, recorded, replayed }: FirstDifference, config: KvmConfig): string {
@@ -163,7 +192,9 @@ function eventGroup(step: string, { pair, recorded, replayed }: FirstDifference,
   if (!isSameEvent(pair)) return `${step}: recorded ${name(recorded)}, replayed ${name(replayed)}`;
   const fields = differing(pair).map((field) => {
     if (field.name === pair.wrongFrame?.field) return `wrong frame in ${field.name}`;
-    const parts = differingParts(field, pair, config).map((spec) => spec.name);
+    const parts = ERROR_CODES.includes(field.name)
+      ? differingBits(field, pair)
+      : differingParts(field, pair, config).map((spec) => spec.name);
     return parts.length === 0 ? field.name : `${field.name} ${parts.join(' ')}`;
   });
   return `${step}: ${name(recorded)} (${fields.join(', ')})`;

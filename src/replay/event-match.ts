@@ -18,6 +18,7 @@ const SCRATCH_ROW = 4;
 const SCRATCH = 3 * SCRATCH_ROW;
 const SPTE_PRESENT = 1 << 11;
 const SPTE_LARGE = 1 << 7;
+const LARGEST_PAGE = 3;
 const FRAME_LO = 0xffff_f000;
 const FRAME_HI = 0xf_ffff;
 /** From here on the upper half of a pfn is no frame: KVM's error and no-slot values. */
@@ -26,10 +27,10 @@ const PFN_END_HI = 1 << 20;
 /** What host frame is in an SPTE, if any (facts/kvm-mmu.md §6.7). */
 const Frame = { NONE: 0, PAGE: 1, TABLE: 2 } as const;
 
-/** Frozen, empty and MMIO SPTEs have bit 11 clear, and hold no frame. */
+/** Frozen, empty and MMIO SPTEs have bit 11 clear, and hold no frame. Nothing above level 3 is a page. */
 function frameOfSpte(lo: number, level: number): number {
   if ((lo & SPTE_PRESENT) === 0) return Frame.NONE;
-  return level === 1 || (lo & SPTE_LARGE) !== 0 ? Frame.PAGE : Frame.TABLE;
+  return level === 1 || (level <= LARGEST_PAGE && (lo & SPTE_LARGE) !== 0) ? Frame.PAGE : Frame.TABLE;
 }
 
 /** Level of the entry that an `spte` field holds; faults fixed fast and MMIO SPTEs are leaves without a level told. */
@@ -141,7 +142,7 @@ export class EventMatcher {
           break;
         default:
           counters.field(event, i, this.plainCounter(event, field, ofStimulus, learned));
-          if (ofStimulus && predictsFaults && field.name === 'error_code') {
+          if (ofStimulus && predictsFaults && event === KvmEvent.PAGE_FAULT && field.name === 'error_code') {
             counters.second(event, i, FieldCounter.PREDICTED);
           }
       }

@@ -52,6 +52,16 @@ export function eventsTold(header: TraceHeader): EventsTold {
   return { events, roleBits };
 }
 
+/** The same in sentences, for receipts: what a replay does not compare. */
+export function notTold(header: TraceHeader): string[] {
+  const { events, roleBits } = eventsTold(header);
+  const names = KVM_EVENT_NAMES.filter((_, event) => event > 0 && ((events >>> event) & 1) === 0);
+  return [
+    ...(names.length === 0 ? [] : [`events of KVM that were not recorded and are not compared: ${names.join(', ')}`]),
+    ...(roleBits === ~0 ? [] : [`of role words only these bits were recorded: 0x${(roleBits >>> 0).toString(16)}`]),
+  ];
+}
+
 export class EventComparison {
   readonly names = new FrameNames();
   readonly counters = new EventCounters();
@@ -233,7 +243,7 @@ export class EventComparison {
     const event = eventOf(recorded);
     if (replayed === undefined) return plain(event > 0 && isHostEvent(event) ? 'host' : 'missing');
     if (event < 0) return plain(sameRow(recorded.rows[0]!, replayed.rows[0]!) ? 'equal' : 'differs');
-    if (event !== eventOf(replayed)) return plain('differs');
+    if (event !== eventOf(replayed) || recorded.rows.length !== replayed.rows.length) return plain('differs');
     this.matcher.takeRows(recorded.rows, replayed.rows);
     if (this.matcher.matches()) return plain('equal');
     const fields = this.matcher.differingFields().map((index) => KVM_EVENT_FIELDS[event]![index]!.name);

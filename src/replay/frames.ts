@@ -12,8 +12,8 @@
 
 import { hex64 } from '../bits/word64.ts';
 
-/** Frame numbers from here on belong to kernel addresses: the upper half of the linear addresses. */
-const KERNEL_FRAMES = 2 ** 51;
+/** Frame numbers from here on belong to kernel addresses: the canonical upper half with 57 bits (SDM vol. 1 3.3.7.1). */
+const KERNEL_FRAMES = 2 ** 52 - 2 ** 44;
 /** The kernel maps physical memory at a multiple of 1 GiB. */
 const DIRECT_MAP_ALIGNMENT = 2 ** 18;
 const HUGE_FRAMES: readonly number[] = [0, 1, 2 ** 9, 2 ** 18];
@@ -85,14 +85,16 @@ export class FrameNames {
     const name = this.tables.get(machine);
     const physical = this.physicalOf(recorded);
     if (physical < 0) {
-      // A kernel address, and what lies between is not known.
       if (name !== undefined && name.kernel >= 0) return name.kernel === recorded;
+      // A kernel address below what lies between is that of no physical memory.
+      if (this.offset >= 0) return false;
+      // What lies between is not known.
       if (name !== undefined && name.physical >= 0) return isOffset(recorded - name.physical);
       return this.isAvailable(this.byKernel.get(recorded), machine);
     }
     if (name !== undefined && name.physical >= 0) return name.physical === physical;
     if (!this.isAvailable(this.byPhysical.get(physical), machine)) return false;
-    return name === undefined || name.kernel < 0 || isOffset(name.kernel - physical);
+    return name === undefined || name.kernel < 0 || (this.offset < 0 && isOffset(name.kernel - physical));
   }
 
   /** Binds a table's name, whatever it was. Returns whether it was bound to it before. */
@@ -101,11 +103,11 @@ export class FrameNames {
     const name = this.tables.get(machine);
     if (name !== undefined) {
       if (physical >= 0 ? name.physical === physical : name.kernel === recorded) return true;
-      if (name.physical >= 0 && physical < 0 && isOffset(recorded - name.physical)) {
+      if (this.offset < 0 && name.physical >= 0 && physical < 0 && isOffset(recorded - name.physical)) {
         this.learnOffset(recorded - name.physical);
         return false;
       }
-      if (name.physical < 0 && name.kernel >= 0 && physical >= 0 && isOffset(name.kernel - physical)) {
+      if (this.offset < 0 && name.kernel >= 0 && physical >= 0 && isOffset(name.kernel - physical)) {
         this.learnOffset(name.kernel - physical);
         return false;
       }
@@ -138,10 +140,10 @@ export class FrameNames {
     return holder === undefined || holder === machine || this.tables.get(holder)?.free !== false;
   }
 
-  /** Physical frame of a recorded one; -1 for a kernel address while the offset is not known. */
+  /** Physical frame of a recorded one; -1 for a kernel address while the offset is not known, and for one below it. */
   private physicalOf(recorded: number): number {
     if (recorded < KERNEL_FRAMES) return recorded;
-    return this.offset < 0 ? -1 : recorded - this.offset;
+    return this.offset < 0 ? -1 : Math.max(recorded - this.offset, -1);
   }
 
   private learnOffset(offset: number): void {

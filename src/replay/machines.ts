@@ -9,6 +9,7 @@ import { KvmMachine, type KvmMachineOptions } from '../machine/kvm/machine.ts';
 import type { KvmView, Machine } from '../machine/machine.ts';
 import { MUTANTS } from '../mmu/mutants.ts';
 import type { TraceHeader } from '../trace/header.ts';
+import { notTold } from './events.ts';
 import { SameGuest } from './same-guest.ts';
 
 export type MachineName = 'bare' | 'kvm';
@@ -122,7 +123,7 @@ export function machineFor(header: TraceHeader, choice: MachineChoice, makeKvm =
   }
   const config = kvmConfigFor(header, choice);
   const [now, then] = [configText(config), recorded === undefined ? undefined : configText(recorded)];
-  const limits = ofKvm ? [] : ["KVM's events are not compared: the trace has none"];
+  const limits = ofKvm ? notTold(header) : ["KVM's events are not compared: the trace has none"];
   const difference = then === undefined || then === now ? '' : ` (recorded: ${then})`;
   const kvm = makeKvm(header, config, {
     mutants: choice.mutants ?? [],

@@ -145,7 +145,15 @@ export interface GuestComparison {
   readonly groups: readonly { readonly group: string; readonly count: number; readonly first: number }[];
 }
 
-export type Verdict = 'match' | 'diverged' | 'not-modelled' | 'nothing-compared';
+/**
+ * `undetermined`: nothing diverged, but of some steps the replay could not find out whether they are lawful, and the trace
+ * leaves nothing open that would excuse that. In a partial trace (header `unknown`) such steps are expected and only
+ * counted.
+ */
+export type Verdict = 'match' | 'diverged' | 'undetermined' | 'not-modelled' | 'nothing-compared';
+
+/** Among the names of what may be not modelled: lets steps pass of which it is undetermined whether they are lawful. */
+export const UNDETERMINED = 'undetermined';
 
 export type Ending = 'complete' | 'cut short' | 'not read';
 

@@ -25,7 +25,7 @@ import type {
   SidePair,
   Verdict,
 } from './result.ts';
-import { CHUNK_STATE } from './result.ts';
+import { CHUNK_STATE, UNDETERMINED } from './result.ts';
 import type { SameGuest } from './same-guest.ts';
 import { addUp } from './totals.ts';
 import { followRecording, undeterminedBy } from './undetermined.ts';
@@ -42,7 +42,7 @@ export interface ReplayOptions {
   /** Compare only steps for which it holds. */
   readonly filter?: StepFilter;
   readonly expectations?: readonly Expectation[];
-  /** Names of what may be not modelled without spoiling the verdict. */
+  /** Names of what may be not modelled without spoiling the verdict; `UNDETERMINED` for steps that could not be judged. */
   readonly allowUnmodelled?: readonly string[];
   /** Which machine; by default what was recorded. */
   readonly machine?: MachineChoice;
@@ -209,6 +209,9 @@ export class ReplaySession {
     if (Object.keys(notModelled).some((name) => !allowed.includes(name))) return 'not-modelled';
     if (this.diverged > 0 || broken.length > 0 || this.findings.length > 0 || (same?.unexplained ?? 0) > 0)
       return 'diverged';
+    const isPartial = this.header.unknown !== undefined && this.header.unknown.length > 0;
+    const open = this.undetermined + (same?.undetermined ?? 0);
+    if (open > 0 && !isPartial && !allowed.includes(UNDETERMINED)) return 'undetermined';
     // What is left out by name is left out knowingly.
     const nothing = predicted === 0 || (same?.accesses === 0 && Object.keys(notModelled).length === 0);
     return nothing ? 'nothing-compared' : 'match';
@@ -258,7 +261,7 @@ export class ReplaySession {
     const pairs = [...events.align(op, units.recorded, units.replayed, sameRow), ...units.questions];
     this.adopt(units.rows);
     const found = explainEvents(op, pairs, engine.machine.kvm!.config, registers);
-    if (found === undefined || this.book.take(found.group, engine.ordinal) !== undefined) return true;
+    if (found.isOnly && this.book.take(found.group, engine.ordinal) !== undefined) return true;
     const unknown =
       counted && undeterminedBy(op, pairs, engine.machine.kvm!.config, events.unknown, events.knownEntries);
     if (counted !== undefined && unknown !== undefined) {

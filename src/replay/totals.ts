@@ -135,7 +135,13 @@ export function totalsOf(results: readonly ReplayResult[]): Totals {
   const receipts = results.map(({ receipt }) => receipt);
   const sum = (pick: (receipt: (typeof receipts)[number]) => number): number =>
     receipts.reduce((total, receipt) => total + pick(receipt), 0);
-  const verdicts: Record<Verdict, number> = { match: 0, diverged: 0, 'not-modelled': 0, 'nothing-compared': 0 };
+  const verdicts: Record<Verdict, number> = {
+    match: 0,
+    diverged: 0,
+    undetermined: 0,
+    'not-modelled': 0,
+    'nothing-compared': 0,
+  };
   for (const { verdict } of results) verdicts[verdict]++;
   return {
     traces: results.length,

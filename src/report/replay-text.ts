@@ -30,6 +30,7 @@ const ENDING_TEXT: Readonly<Record<Ending, string>> = {
 const VERDICT_TEXT: Readonly<Record<Verdict, string>> = {
   match: 'match',
   diverged: 'DIVERGED',
+  undetermined: 'UNDETERMINED',
   'not-modelled': 'NOT MODELLED',
   'nothing-compared': 'NOTHING COMPARED',
 };
@@ -37,10 +38,11 @@ const VERDICT_TEXT: Readonly<Record<Verdict, string>> = {
 /** One line per trace. */
 export function summaryLine({ verdict, receipt }: ReplayResult, paint: PaintText): string {
   const unexplained = receipt.sameGuest?.unexplained ?? 0;
+  const undetermined = receipt.undetermined + (receipt.sameGuest?.undetermined ?? 0);
   const extra = [
     receipt.staleAllowed > 0 ? `${countText(receipt.staleAllowed)} stale, allowed` : '',
     sum(receipt.expected) > 0 ? `${countText(sum(receipt.expected))} expected` : '',
-    receipt.undetermined > 0 ? `${countText(receipt.undetermined)} undetermined` : '',
+    undetermined > 0 ? `${countText(undetermined)} undetermined` : '',
     unexplained > 0 ? `${countText(unexplained)} unexplained on KVM` : '',
     receipt.diverged > 0 ? `${countText(receipt.diverged)} diverged` : '',
     sum(receipt.notModelled) > 0 ? `${countText(sum(receipt.notModelled))} not modelled` : '',

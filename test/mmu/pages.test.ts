@@ -100,19 +100,16 @@ describe('unsync', () => {
   });
 
   test('a write to a table above: emulated, by 6.1 and by 7.3', () => {
-    for (const [profile, result] of [
-      ['6.1', 'EMULATE'],
-      ['7.3', 'WRITE_PROTECTED'],
-    ] as const) {
+    for (const profile of ['6.1', '7.3'] as const) {
       const rig = new ShadowRig({ config: { profile } });
       rig.fourLevels();
       rig.put(4, 0, ShadowRig.entry(3, ALL));
       // Not present yet: mapped read-only.
-      expect(rig.fault(0, 2)).toBe(result);
+      expect(rig.fault(0, 2)).toBe('EMULATE');
       expect(rig.spte(rig.page(4, 1), 0)).toBe('a25');
       rig.take();
       // Present: seen before anything is done.
-      expect(rig.fault(0, 3)).toBe(result);
+      expect(rig.fault(0, 3)).toBe('EMULATE');
       expect(rig.take()).toEqual([]);
     }
   });

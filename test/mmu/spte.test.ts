@@ -94,16 +94,18 @@ describe('leaves in EPT format', () => {
     ['without A/D, large', EPT_NO_AD, { level: 2 }, '6100000001008f7'],
     ['without A/D, host read-only', EPT_NO_AD, { hostWritable: false }, '10000000100875'],
     ['write protection stands for D', EPT, { writeProtectOnly: true }, '620000000100b77'],
-    ['7.3 has its bits at 53 and 55', EPT_73, {}, 'a0000000100b77'],
-    ['7.3, A/D types in 61:60', { ...EPT_73, eptAd: false }, {}, '10a0000000100877'],
+    ['7.3 has its bits at 53 and 55', EPT_73, {}, '80a0000000100f77'],
+    ['7.3, A/D types in 61:60', { ...EPT_73, eptAd: false }, {}, '90a0000000100f77'],
   ])('%s', (_, config, options, expected) => {
     expect(leaf(config, RWUX, 0x100, options)).toBe(expected);
   });
 
   test('what stands for readable is USER in 6.1 and READ in 7.3', () => {
     expect(leaf(EPT, ACC_EXEC | ACC_READ, 0x100)).toBe('200000000100974');
-    expect(leaf(EPT_73, ACC_EXEC, 0x100)).toBe('20000000100974');
-    expect(leaf(EPT_73, ACC_EXEC | ACC_READ, 0x100)).toBe('20000000100975');
+    expect(leaf(EPT_73, ACC_EXEC, 0x100)).toBe('8020000000100974');
+    expect(leaf(EPT_73, ACC_EXEC | ACC_READ, 0x100)).toBe('8020000000100975');
+    // USER is what a user may execute.
+    expect(leaf(EPT_73, ACC_EXEC | ACC_READ | ACC_USER, 0x100)).toBe('8020000000100d75');
   });
 
   test('rights put aside to notice the next access come back', () => {
@@ -192,17 +194,17 @@ test('NX huge pages: no large page is executable, its parts are again', () => {
   expect(leaf(config, RWUX, 0x200)).toBe('600000000200b77');
   const format = new SpteFormat(defaultKvmConfig(config));
   format.makeLeaf(2, RWUX, 0x200, flags());
-  format.splitPart(format.lo, format.hi, 2, 5, true);
+  format.splitPart(format.lo, format.hi, 2, 5, RWUX);
   expect(text(format)).toBe('600000000205977');
 });
 
 test('a large page splits into its parts', () => {
   const format = new SpteFormat(defaultKvmConfig());
   format.makeLeaf(3, RWUX, 0x4_0000, flags());
-  format.splitPart(format.lo, format.hi, 3, 511, true);
+  format.splitPart(format.lo, format.hi, 3, 511, RWUX);
   expect(frameOf(format.lo, format.hi)).toBe(0x7_fe00);
   expect(format.isLeaf(format.lo, 2)).toBe(true);
-  format.splitPart(format.lo, format.hi, 2, 1, true);
+  format.splitPart(format.lo, format.hi, 2, 1, RWUX);
   expect(text(format)).toBe('7fe01e27');
 });
 

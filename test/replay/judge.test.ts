@@ -339,7 +339,7 @@ describe('where the past could not be kept', () => {
 
   test('it is undetermined whether an old value may be used', () => {
     const { verdict, receipt } = replay([...BEGIN, ...ANCHOR, ...values(70), OLD]);
-    expect([verdict, receipt.undetermined, receipt.staleAllowed]).toEqual(['match', 1, 0]);
+    expect([verdict, receipt.undetermined, receipt.staleAllowed]).toEqual(['undetermined', 1, 0]);
   });
 
   test('and it is not, where all of it was kept', () => {
@@ -349,6 +349,20 @@ describe('where the past could not be kept', () => {
 
   test('an undetermined step predicts nothing', () => {
     const { receipt, verdict } = replay([...BEGIN, ...values(70), OLD]);
-    expect([verdict, receipt.observationsPredicted, receipt.undetermined]).toEqual(['nothing-compared', 0, 1]);
+    expect([verdict, receipt.observationsPredicted, receipt.undetermined]).toEqual(['undetermined', 0, 1]);
+  });
+
+  test('it is no match unless that is allowed by name, or the trace is partial', () => {
+    const good = lands('read', '0x5008', '0x9008');
+    const steps = [...ANCHOR, ...values(70), OLD, store('0x4028', '0x9067'), { invlpg: '0x5000' }, good];
+    const verdict = (lines: readonly Line[], allowed: readonly string[] = []): string =>
+      replay([...lines, ...steps], { allowUnmodelled: allowed }).verdict;
+    expect([verdict(BEGIN), verdict(BEGIN, ['lam']), verdict(BEGIN, ['undetermined'])]).toEqual([
+      ...['undetermined', 'undetermined', 'match'],
+    ]);
+    const partial = [header({ unknown: ['memory'] }), state(), ...TABLES];
+    expect(verdict(partial)).toBe('match');
+    const bad = lands('read', '0x20000', '0x7000');
+    expect(replay([...BEGIN, ...steps, bad]).verdict).toBe('diverged');
   });
 });

@@ -22,7 +22,13 @@ const NOTHING = replay([header(), state(), ...TABLES]);
 describe('totals', () => {
   test('add up what each receipt says, kind by kind and name by name', () => {
     const totals = totalsOf([MATCH, WALKED, DIVERGED, UNMODELLED, NOTHING, WALKED]);
-    expect(totals.verdicts).toEqual({ match: 3, diverged: 1, 'not-modelled': 1, 'nothing-compared': 1 });
+    expect(totals.verdicts).toEqual({
+      match: 3,
+      diverged: 1,
+      undetermined: 0,
+      'not-modelled': 1,
+      'nothing-compared': 1,
+    });
     expect([totals.traces, totals.steps, totals.diverged]).toEqual([6, 6 + 5 + 6 + 1 + 4 + 5, 2]);
     expect(totals.notModelled).toEqual({ lass: 1 });
     expect(totals.skipped).toEqual({ 'accesses of which no outcome was recorded': 1 });

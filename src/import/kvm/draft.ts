@@ -4,7 +4,8 @@
  */
 
 import { fromBigInt } from '../../bits/word64.ts';
-import { PROVENANCE_SHIFT, StepKind } from '../../formats/step.ts';
+import type { RegId } from '../../formats/registers.ts';
+import { PROVENANCE_SHIFT, STEP_KIND_MASK, STEP_REGISTER_SHIFT, StepKind } from '../../formats/step.ts';
 import { StepBuilder } from '../../trace/columns.ts';
 import type { Stimulus } from '../../trace/stimulus.ts';
 import type { RegisterFile } from '../kvm-guest/register-file.ts';
@@ -29,9 +30,24 @@ export function draft(op: number, address: bigint, operand: bigint, position: nu
   return { op: op >>> 0, address, operand, stimulus: undefined, position, rows: [], before: [] };
 }
 
+/** `kind`: REGISTER_WRITE, or REGISTER_SET for what a register is found to hold. */
+export function registerDraft(
+  kind: typeof StepKind.REGISTER_WRITE | typeof StepKind.REGISTER_SET,
+  register: RegId,
+  value: bigint,
+  provenance: number,
+  position: number,
+): Draft {
+  return draft(kind | (provenance << PROVENANCE_SHIFT) | (register << STEP_REGISTER_SHIFT), 0n, value, position);
+}
+
 export function rareDraft(stimulus: Stimulus, provenance: number, position: number): Draft {
   const op = StepKind.RARE | (provenance << PROVENANCE_SHIFT);
   return { op, address: 0n, operand: 0n, stimulus, position, rows: [], before: [] };
+}
+
+export function kindOf(step: Draft): number {
+  return step.op & STEP_KIND_MASK;
 }
 
 /** Hands drafts to a sink in runs that make good chunks. */

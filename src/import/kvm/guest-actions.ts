@@ -6,22 +6,14 @@
  */
 
 import { Reg, type RegId } from '../../formats/registers.ts';
-import type { Draft } from './draft.ts';
 import { emulated, isInterrupt, pageFaultOf, type Unit } from './exit-units.ts';
 import type { GuestStores } from './guest-stores.ts';
+import type { StepList } from './step-list.ts';
 
 export type GuestAction =
   | { readonly kind: 'stores'; readonly stores: GuestStores }
   | { readonly kind: 'register'; readonly register: RegId; readonly value: bigint }
   | { readonly kind: 'invlpg'; readonly address: bigint };
-
-/** What the guest's doing becomes; the conversion implements it. */
-export interface ActionSink {
-  readonly tdp: boolean;
-  add(drafts: readonly Draft[]): void;
-  writeRegister(register: RegId, value: bigint, position: number): void;
-  invlpg(address: bigint, position: number): void;
-}
 
 const PFEC_W = 2n;
 const EFER_MSR = 0xc000_0080;
@@ -32,34 +24,35 @@ const CR_NUMBERS: ReadonlyMap<RegId, number> = new Map([
 ]);
 
 export class GuestActions {
+  private readonly tdp: boolean;
   private readonly queue: GuestAction[] = [];
   /** Stores of which the next is made by the emulator in the unit under way. */
   emulated: GuestStores | undefined;
+
+  constructor(tdp: boolean) {
+    this.tdp = tdp;
+  }
 
   announce(action: GuestAction): void {
     this.queue.push(action);
   }
 
-  get waiting(): boolean {
-    return this.queue.length > 0;
-  }
-
   /** Does what has been done by the time of this unit's exit. `next`: the units that follow, as far as they matter. */
-  async before(unit: Unit, next: AsyncIterable<Unit>, sink: ActionSink): Promise<void> {
+  async before(unit: Unit, next: AsyncIterable<Unit>, steps: StepList): Promise<void> {
     this.emulated = undefined;
     if (isInterrupt(unit.exit)) return;
     const position = unit.exit?.position ?? 0;
     while (this.queue.length > 0) {
       const action = this.queue[0]!;
       if (action.kind === 'stores') {
-        if (!(await this.storesDone(action.stores, unit, next, sink))) return;
-        sink.add(action.stores.rest(position));
-      } else if (this.comesUp(action, unit, sink.tdp)) {
+        if (!(await this.storesDone(action.stores, unit, next, steps))) return;
+        steps.add(action.stores.rest(position));
+      } else if (this.comesUp(action, unit)) {
         return;
       } else if (action.kind === 'register') {
-        sink.writeRegister(action.register, action.value, position);
+        steps.writeRegister(action.register, action.value, position);
       } else {
-        sink.invlpg(action.address, position);
+        steps.invlpg(action.address, position);
       }
       this.queue.shift();
     }
@@ -70,12 +63,12 @@ export class GuestActions {
     stores: GuestStores,
     unit: Unit,
     next: AsyncIterable<Unit>,
-    sink: ActionSink,
+    steps: StepList,
   ): Promise<boolean> {
     const fault = pageFaultOf(unit);
     if (fault === undefined) return true;
     if ((fault.errorCode & PFEC_W) !== 0n && stores.touches(fault.address)) {
-      sink.add(stores.upTo(fault.address, fault.position));
+      steps.add(stores.upTo(fault.address, fault.position));
       if (emulated(unit)) this.emulated = stores;
       return false;
     }
@@ -91,17 +84,17 @@ export class GuestActions {
   }
 
   /** The action is still ahead: this exit brings it to the hypervisor, or is a fault on the way to it. */
-  private comesUp(action: Exclude<GuestAction, { kind: 'stores' }>, unit: Unit, tdp: boolean): boolean {
+  private comesUp(action: Exclude<GuestAction, { kind: 'stores' }>, unit: Unit): boolean {
     const fault = pageFaultOf(unit);
-    if (fault !== undefined) return !tdp || fault.rip === unit.resumedAt;
+    if (fault !== undefined) return !this.tdp || fault.rip === unit.resumedAt;
     if (action.kind === 'invlpg') return unit.exit?.reason.toLowerCase() === 'invlpg';
     return bringsWrite(unit, action.register);
   }
 
   /** Takes the announced write of `register` that an exit brings, or `undefined`. */
-  takeRegister(register: RegId | undefined): { readonly register: RegId; readonly value: bigint } | undefined {
+  takeRegister(register: RegId): { readonly register: RegId; readonly value: bigint } | undefined {
     const action = this.queue[0];
-    if (action?.kind !== 'register' || (register !== undefined && action.register !== register)) return undefined;
+    if (action?.kind !== 'register' || action.register !== register) return undefined;
     this.queue.shift();
     return action;
   }

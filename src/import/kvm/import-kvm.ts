@@ -10,8 +10,6 @@ import { Problem } from '../../bits/problem.ts';
 import { ZERO } from '../../bits/word64.ts';
 import type { KvmProfile } from '../../formats/decode/kvm-role.ts';
 import { Obs, obsMask } from '../../formats/observation.ts';
-import { CR0_PG, Reg } from '../../formats/registers.ts';
-import { Provenance } from '../../formats/step.ts';
 import type { StepColumns } from '../../trace/columns.ts';
 import { FORMAT_VERSION, type Processor, type Source, type TraceHeader } from '../../trace/header.ts';
 import { ioProblem } from '../../trace/input.ts';
@@ -19,16 +17,16 @@ import { WRITER } from '../../trace/version.ts';
 import type { TraceEvent } from '../ftrace/event.ts';
 import { hypervisorOf } from '../kvm-guest/hypervisor.ts';
 import { knownFaults } from '../kvm-guest/known-faults.ts';
-import type { MarkOf } from '../kvm-guest/marks.ts';
 import { processorOf } from '../kvm-guest/processor.ts';
 import { type GuestRecording, readRecording } from '../kvm-guest/recording.ts';
 import type { StepSink } from '../sink.ts';
-import { Conversion } from './conversion.ts';
+import { Conversion, type Described } from './conversion.ts';
 import { EventReceipt } from './event-receipt.ts';
 import { exitUnits } from './exit-units.ts';
 import { kvmConfigOf, l1tfBits, nothingSeen, type Seen } from './host-config.ts';
 import { type PutIn, withExits } from './inferred-exits.ts';
 import { NativeAccesses } from './native-accesses.ts';
+import { Parts } from './parts.ts';
 import { prologue } from './prologue.ts';
 import { Stranger } from './stranger.ts';
 import { Surveyor } from './survey.ts';
@@ -133,14 +131,10 @@ export async function importEvents(
   const first = kvmConfigOf(hypervisor.parameters, processor, seen, options.profile ?? '6.1');
   const kept: StepColumns[] = [];
   const keeping: StepSink = { header: () => undefined, steps: (columns) => kept.push(columns) };
-  const conversion = new Conversion(keeping, receipt, seen, {
-    intel: first.vendor === 'intel',
-    tdp: first.tdp,
-    registersKnown: recording !== undefined,
-    profile: first.profile,
-    ...(stranger === undefined ? {} : { stranger }),
-  });
-  if (recording !== undefined) equip(conversion, recording, hypervisor.parameters, processor);
+  const kvm = { intel: first.vendor === 'intel', tdp: first.tdp, profile: first.profile };
+  const parts = new Parts(receipt, kvm, recording !== undefined);
+  const described = recording && describedBy(recording, parts, hypervisor.parameters, processor);
+  const conversion = new Conversion(keeping, parts, seen, described ?? stranger!);
   for (let unit = await units.take(); unit !== undefined; unit = await units.take()) {
     await conversion.unit(unit, units.following());
   }
@@ -218,40 +212,25 @@ function strangersParameters(stranger: Stranger): string[] {
   ];
 }
 
-/** Gives the conversion what the side files tell. */
-function equip(
-  conversion: Conversion,
+/** What the side files tell. */
+function describedBy(
   recording: GuestRecording,
+  parts: Parts,
   parameters: readonly string[],
   processor: Processor,
-): void {
-  const start = recording.marks.find((mark): mark is MarkOf<'vmmStart'> => mark.kind === 'vmmStart');
-  const narrow = start?.blob.includes('g32') === true;
-  const native = new NativeAccesses(
-    conversion.memory,
-    conversion.registers,
-    processor.vendor === 'amd' && !recording.together,
-  );
-  conversion.marks = new TraceMarks(conversion, {
-    native,
-    wordSize: narrow ? 4 : 8,
-    entrySize: start?.mode === 2 ? 4 : 8,
-    dumps: recording.dumps,
-  });
-  conversion.prologue = () => prologue(conversion, recording, parameters);
-  announceBoot(conversion, recording);
-}
-
-/** A guest that tells its first CR3 only after it has turned paging on; no exit shows that write under EPT. */
-function announceBoot(conversion: Conversion, recording: GuestRecording): void {
-  const boot = recording.marks.find((mark) => mark.kind === 'boot');
-  if (boot === undefined) return;
-  conversion.beforeWrite = (register, value, position) => {
-    if (register !== Reg.CR0 || (value & BigInt(CR0_PG)) === 0n) return;
-    if (conversion.registers.get(Reg.CR3) === 0n) {
-      conversion.setRegister(Reg.CR3, boot.cr3, Provenance.MARK, position);
-    }
-    conversion.beforeWrite = undefined;
+): Described {
+  const { marks, dumps, together } = recording;
+  const start = marks.find((mark) => mark.kind === 'vmmStart');
+  parts.told.bootRoot = marks.find((mark) => mark.kind === 'boot')?.cr3;
+  const native = new NativeAccesses(parts.memory, parts.registers, processor.vendor === 'amd' && !together);
+  return {
+    marks: new TraceMarks(parts, {
+      native,
+      wordSize: start?.blob.includes('g32') === true ? 4 : 8,
+      entrySize: start?.mode === 2 ? 4 : 8,
+      dumps,
+    }),
+    prologue: () => prologue(parts, recording, parameters),
   };
 }
 

@@ -16,10 +16,9 @@ import {
 import type { Dump } from '../kvm-guest/dump.ts';
 import type { MarkOf } from '../kvm-guest/marks.ts';
 import type { GuestRecording } from '../kvm-guest/recording.ts';
-import type { Conversion } from './conversion.ts';
-import { type Draft, draft, rareDraft } from './draft.ts';
-import type { BackedSlot } from './residency.ts';
-import { memslot, SLOT_LOG_DIRTY, SLOT_READ_ONLY } from './trace-marks.ts';
+import { type Draft, draft, rareDraft, registerDraft } from './draft.ts';
+import type { Parts } from './parts.ts';
+import { type BackedSlot, memslot, slotsOf } from './slots.ts';
 
 /** Protected mode without paging: how the VMM starts a guest. */
 const START_CR0 = 0x11n;
@@ -43,29 +42,17 @@ const TSS_SLOT: BackedSlot = {
   hva: 0n,
 };
 
-export function slotsOf(dump: Dump): BackedSlot[] {
-  return dump.slots.map(({ slot, gpa, size, flags, hva }) => ({
-    slot,
-    gpa,
-    size,
-    hva,
-    readOnly: (flags & BigInt(SLOT_READ_ONLY)) !== 0n,
-    dirtyLog: (flags & BigInt(SLOT_LOG_DIRTY)) !== 0n,
-  }));
-}
-
 /** `parameters`: `module.name=value`. */
-export function prologue(conversion: Conversion, recording: GuestRecording, parameters: readonly string[]): Draft[] {
+export function prologue(parts: Parts, recording: GuestRecording, parameters: readonly string[]): Draft[] {
   const dump = recording.dumps.values().next().value;
   const start = recording.marks.find((mark): mark is MarkOf<'vmmStart'> => mark.kind === 'vmmStart');
   const result: Draft[] = [];
   if (start !== undefined) {
-    const op = StepKind.REGISTER_SET | (Provenance.INFERRED << PROVENANCE_SHIFT) | (Reg.CR0 << 7);
-    result.push(draft(op, 0n, START_CR0, 0));
-    conversion.registers.set(Reg.CR0, START_CR0);
+    result.push(registerDraft(StepKind.REGISTER_SET, Reg.CR0, START_CR0, Provenance.INFERRED, 0));
+    parts.registers.set(Reg.CR0, START_CR0);
   }
   if (dump === undefined) {
-    conversion.receipt.note('memory slots not known');
+    parts.receipt.note('memory slots not known');
     return result;
   }
   const slots = slotsOf(dump);
@@ -73,13 +60,13 @@ export function prologue(conversion: Conversion, recording: GuestRecording, para
     result.push(rareDraft(memslot('create', TSS_SLOT), Provenance.INFERRED, 0));
   }
   for (const slot of slots) result.push(rareDraft(memslot('create', slot), Provenance.DUMP, 0));
-  conversion.residency.slots = slots;
-  result.push(...memory(conversion, recording, dump), ...resident(conversion, dump, start));
+  parts.residency.slots = slots;
+  result.push(...memory(parts, recording, dump), ...resident(parts, dump, start));
   return result;
 }
 
 /** Pages that no mark tells anything of, as the first dump has them. */
-function memory(conversion: Conversion, recording: GuestRecording, dump: Dump): Draft[] {
+function memory(parts: Parts, recording: GuestRecording, dump: Dump): Draft[] {
   const announced = new Set<number>();
   for (const mark of recording.marks) {
     if (mark.kind === 'store' || mark.kind === 'fill' || mark.kind === 'clearPage') {
@@ -92,7 +79,7 @@ function memory(conversion: Conversion, recording: GuestRecording, dump: Dump): 
   for (const [frame, words] of dump.pages) {
     if (announced.has(frame)) continue;
     const found = tables.has(frame) ? withoutAccessedDirty(words) : words;
-    conversion.memory.setPage(frame, found);
+    parts.memory.setPage(frame, found);
     const used = wordsUsed(found);
     if (used.length > FEW_WORDS) {
       const address = fromBigInt(BigInt(frame) << 12n);
@@ -139,7 +126,7 @@ function withoutAccessedDirty(words: Uint32Array): Uint32Array {
 }
 
 /** Pages that the VMM wrote before the guest ran. */
-function resident(conversion: Conversion, dump: Dump, start: MarkOf<'vmmStart'> | undefined): Draft[] {
+function resident(parts: Parts, dump: Dump, start: MarkOf<'vmmStart'> | undefined): Draft[] {
   const frames = new Set<bigint>();
   if (start !== undefined) {
     frames.add(MAILBOX >> 12n);
@@ -152,5 +139,5 @@ function resident(conversion: Conversion, dump: Dump, start: MarkOf<'vmmStart'> 
     if (first === undefined || address < first.gpa || address >= first.gpa + first.size) frames.add(BigInt(frame));
   }
   const sorted = [...frames].sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
-  return conversion.residency.declare(sorted, HostPage.WRITABLE, Provenance.INFERRED, 0);
+  return parts.residency.declare(sorted, HostPage.WRITABLE, 0);
 }

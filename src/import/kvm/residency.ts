@@ -4,19 +4,17 @@
  * zero page, writing brings a page of the guest's own.
  */
 
-import { HOST_LEVEL_SHIFT, HOST_PAGE_SHIFT, HostPage, PROVENANCE_SHIFT, StepKind } from '../../formats/step.ts';
+import {
+  HOST_LEVEL_SHIFT,
+  HOST_PAGE_SHIFT,
+  HostPage,
+  PROVENANCE_SHIFT,
+  Provenance,
+  StepKind,
+} from '../../formats/step.ts';
 import { type Draft, draft } from './draft.ts';
 import type { EventReceipt } from './event-receipt.ts';
-
-export interface BackedSlot {
-  readonly slot: number;
-  readonly gpa: bigint;
-  readonly size: bigint;
-  readonly readOnly: boolean;
-  readonly dirtyLog: boolean;
-  /** Host-virtual address of the first byte. */
-  readonly hva: bigint;
-}
+import type { BackedSlot } from './slots.ts';
 
 type State = (typeof HostPage)[keyof typeof HostPage];
 
@@ -71,19 +69,22 @@ export class Residency {
     return this.states.get(gfn) ?? HostPage.ABSENT;
   }
 
-  private step(gfn: bigint, count: bigint, state: State, level: number, provenance: number, position: number): Draft {
+  private step(gfn: bigint, count: bigint, state: State, level: number, position: number): Draft {
     const op =
-      StepKind.HOST_PAGES | (provenance << PROVENANCE_SHIFT) | (state << HOST_PAGE_SHIFT) | (level << HOST_LEVEL_SHIFT);
+      StepKind.HOST_PAGES |
+      (Provenance.INFERRED << PROVENANCE_SHIFT) |
+      (state << HOST_PAGE_SHIFT) |
+      (level << HOST_LEVEL_SHIFT);
     return draft(op, gfn << 12n, count, position);
   }
 
   /** States the pages of `frames`, ascending, as runs; `frames` not in a slot are left out. */
-  declare(frames: readonly bigint[], state: State, provenance: number, position: number): Draft[] {
+  declare(frames: readonly bigint[], state: State, position: number): Draft[] {
     const result: Draft[] = [];
     let start: bigint | undefined;
     let next = 0n;
     const end = (): void => {
-      if (start !== undefined) result.push(this.step(start, next - start, state, 1, provenance, position));
+      if (start !== undefined) result.push(this.step(start, next - start, state, 1, position));
       start = undefined;
     };
     for (const gfn of frames) {
@@ -100,7 +101,7 @@ export class Residency {
   }
 
   /** All pages that were absent have been read by the VMM, e.g. for a dump: they are the zero page now. */
-  everythingRead(provenance: number, position: number): Draft[] {
+  everythingRead(position: number): Draft[] {
     const frames: bigint[] = [];
     for (const { gpa, size } of this.slots) {
       if (size > MAXIMUM_PAGES << 12n) continue;
@@ -108,28 +109,28 @@ export class Residency {
         if (this.state(gfn) === HostPage.ABSENT) frames.push(gfn);
       }
     }
-    return this.declare(frames, HostPage.READ_ONLY, provenance, position);
+    return this.declare(frames, HostPage.READ_ONLY, position);
   }
 
   /** The VMM or KVM itself has touched a page of the guest, outside a fault; states what that changed. */
-  touched(gfn: bigint, write: boolean, provenance: number, position: number): Draft[] {
+  touched(gfn: bigint, write: boolean, position: number): Draft[] {
     // A page that may only be read is copied for writing, and the notifier tells that.
     const slot = this.slotOf(gfn);
     if (slot === undefined || (slot.readOnly && write) || this.state(gfn) !== HostPage.ABSENT) return [];
-    return this.declare([gfn], write ? HostPage.WRITABLE : HostPage.READ_ONLY, provenance, position);
+    return this.declare([gfn], write ? HostPage.WRITABLE : HostPage.READ_ONLY, position);
   }
 
   /** The notifier outside a fault. A page that is set again right away was copied for writing. */
-  notified(start: bigint, end: bigint, set: boolean, provenance: number, position: number): Draft[] {
-    return this.declare(this.framesOf(start, end), set ? HostPage.WRITABLE : HostPage.ABSENT, provenance, position);
+  notified(start: bigint, end: bigint, set: boolean, position: number): Draft[] {
+    return this.declare(this.framesOf(start, end), set ? HostPage.WRITABLE : HostPage.ABSENT, position);
   }
 
   /** Compares what a step showed with the model; what the model did not know has to be stated ahead of the step. */
-  judge(shown: Shown, provenance: number, position: number): Draft[] {
+  judge(shown: Shown, position: number): Draft[] {
     const learned: Draft[] = [];
     const learn = (gfn: bigint, state: State, what: string): void => {
       this.receipt.note(`host page learned: ${what}`);
-      learned.push(...this.declare([gfn], state, provenance, position));
+      learned.push(...this.declare([gfn], state, position));
     };
     for (const { start, end } of shown.copied) {
       for (const gfn of this.framesOf(start, end)) {
@@ -138,7 +139,7 @@ export class Residency {
       }
     }
     const { requested } = shown;
-    if (requested !== undefined && requested.level > 1) this.judgeLevel(requested, learned, provenance, position);
+    if (requested !== undefined && requested.level > 1) this.judgeLevel(requested, learned, position);
     for (const { gfn, hostWritable, level } of shown.sets) {
       const slot = this.slotOf(gfn);
       if (slot === undefined) continue;
@@ -175,7 +176,6 @@ export class Residency {
   private judgeLevel(
     requested: { readonly gfn: bigint; readonly level: number },
     learned: Draft[],
-    provenance: number,
     position: number,
   ): void {
     const shift = BigInt(9 * (requested.level - 1));
@@ -185,6 +185,6 @@ export class Residency {
     this.receipt.note('host page learned: large');
     for (let run = first >> 9n; run < (first + count) >> 9n; run++) this.levels.set(run, requested.level);
     for (let gfn = first; gfn < first + count; gfn++) this.states.set(gfn, HostPage.WRITABLE);
-    learned.push(this.step(first, count, HostPage.WRITABLE, requested.level, provenance, position));
+    learned.push(this.step(first, count, HostPage.WRITABLE, requested.level, position));
   }
 }

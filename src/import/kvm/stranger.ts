@@ -22,11 +22,11 @@ import {
 import { Provenance } from '../../formats/step.ts';
 import type { Memslot } from '../../trace/stimulus.ts';
 import { type Draft, rareDraft } from './draft.ts';
+import type { SurveyedSlot } from './frame-history.ts';
 import type { PutIn } from './inferred-exits.ts';
-import type { BackedSlot } from './residency.ts';
 import { Role } from './role-bits.ts';
-import type { Survey, SurveyedSlot } from './survey.ts';
-import { memslot } from './trace-marks.ts';
+import { type BackedSlot, memslot } from './slots.ts';
+import type { Survey } from './survey.ts';
 
 /** Each update of the slots counts twice in the generation. */
 const GENERATIONS_PER_UPDATE = 2;

@@ -4,17 +4,18 @@
  */
 
 import { Problem } from '../../bits/problem.ts';
-import { fromBigInt } from '../../bits/word64.ts';
 import { CR0_PG, Reg, type RegId } from '../../formats/registers.ts';
 import { Provenance } from '../../formats/step.ts';
 import type { Memslot } from '../../trace/stimulus.ts';
-import { type AccessResult, type Announcement, ReportedVector } from '../kvm-guest/attempt.ts';
+import { type AccessResult, ReportedVector } from '../kvm-guest/attempt.ts';
 import type { Dump } from '../kvm-guest/dump.ts';
 import { type Mark, type MarkOf, parseMark } from '../kvm-guest/marks.ts';
-import type { Conversion } from './conversion.ts';
+import type { MarkHandler } from './conversion.ts';
 import { clearedPage, GuestStores, type StoreRun, singleStore } from './guest-stores.ts';
 import type { NativeAccesses } from './native-accesses.ts';
-import type { BackedSlot } from './residency.ts';
+import type { Parts } from './parts.ts';
+import { type BackedSlot, memslot, slotFlags } from './slots.ts';
+import type { AccessUnderTest } from './told-by-marks.ts';
 
 const REGISTERS: Readonly<Record<string, RegId>> = {
   cr0: Reg.CR0,
@@ -24,17 +25,9 @@ const REGISTERS: Readonly<Record<string, RegId>> = {
   pkru: Reg.PKRU,
 };
 
-/** KVM_MEM_LOG_DIRTY_PAGES and KVM_MEM_READONLY. */
-export const SLOT_LOG_DIRTY = 1;
-export const SLOT_READ_ONLY = 2;
 /** Bytes of the prefix that makes KVM emulate what is behind it. */
 const EMULATION_PREFIX = 5n;
 const MAXIMUM_FILL = 0x1000;
-
-/** An access between its T and its R mark. */
-export interface AccessUnderTest extends Announcement {
-  readonly n: number;
-}
 
 export interface MarkContext {
   readonly native: NativeAccesses;
@@ -44,23 +37,8 @@ export interface MarkContext {
   readonly dumps: ReadonlyMap<string, Dump>;
 }
 
-export function memslot(what: Memslot['what'], slot: BackedSlot): Memslot {
-  const gone = what === 'delete';
-  return {
-    kind: 'memslot',
-    what,
-    slot: slot.slot,
-    addressSpace: 0,
-    address: fromBigInt(gone ? 0n : slot.gpa),
-    size: fromBigInt(gone ? 0n : slot.size),
-    readOnly: slot.readOnly,
-    dirtyLog: slot.dirtyLog,
-    userspace: fromBigInt(slot.hva),
-  };
-}
-
-export class TraceMarks {
-  private readonly conversion: Conversion;
+export class TraceMarks implements MarkHandler {
+  private readonly parts: Parts;
   private readonly context: MarkContext;
   /** Slots that were deleted and may come back. */
   private readonly deleted = new Map<number, BackedSlot>();
@@ -68,10 +46,9 @@ export class TraceMarks {
   /** The access of which the fetch of the prefix has been told. */
   private prefixOf = -1;
 
-  constructor(conversion: Conversion, context: MarkContext) {
-    this.conversion = conversion;
+  constructor(parts: Parts, context: MarkContext) {
+    this.parts = parts;
     this.context = context;
-    conversion.beforeExit = (rip, position) => this.prefixFetched(rip, position);
   }
 
   mark(text: string, position: number): void {
@@ -80,14 +57,14 @@ export class TraceMarks {
       mark = parseMark(text, position);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      this.conversion.receipt.note('mark that is none of the guests known');
+      this.parts.receipt.note('mark that is none of the guests known');
       return;
     }
     this.handle(mark, position);
   }
 
   private handle(mark: Mark, position: number): void {
-    const { conversion } = this;
+    const { actions, registers, steps, told } = this.parts;
     switch (mark.kind) {
       case 'store':
         this.stores(singleStore(mark.address, storeSize(mark), mark.value));
@@ -108,22 +85,22 @@ export class TraceMarks {
         });
         return;
       case 'nextStore':
-        conversion.storeOfAccess = this.runOf(singleStore(mark.address, storeSize(mark), mark.value));
+        told.storeOfAccess = this.runOf(singleStore(mark.address, storeSize(mark), mark.value));
         return;
       case 'registerWrite': {
         const register = REGISTERS[mark.register];
         if (register === undefined) {
           throw new Problem('E_IMPORT', `unknown register: ${mark.register}`, { line: position });
         }
-        conversion.actions.announce({ kind: 'register', register, value: mark.value });
+        actions.announce({ kind: 'register', register, value: mark.value });
         return;
       }
       case 'invlpg':
-        conversion.actions.announce({ kind: 'invlpg', address: mark.address });
+        actions.announce({ kind: 'invlpg', address: mark.address });
         return;
       case 'access':
         this.relabel(`${mark.tag} ${mark.configuration}`, position);
-        conversion.access = { ...mark, line: position, user: mark.user !== 0, ac: mark.ac !== 0 };
+        told.access = { ...mark, line: position, user: mark.user !== 0, ac: mark.ac !== 0 };
         return;
       case 'completed':
         this.result(mark.n, { vector: undefined, errorCode: 0n, cr2: 0n }, position);
@@ -132,16 +109,16 @@ export class TraceMarks {
         this.result(mark.n, mark, position);
         return;
       case 'translateBegin':
-        conversion.translating = true;
+        told.translating = true;
         return;
       case 'translated':
-        conversion.translating = false;
+        told.translating = false;
         return;
       case 'root':
         // Told after the write, which no exit showed if it is news.
-        if (conversion.registers.get(Reg.CR3) !== mark.cr3) {
-          conversion.writeRegister(Reg.CR3, mark.cr3, position);
-          conversion.forgetStep();
+        if (registers.get(Reg.CR3) !== mark.cr3) {
+          steps.writeRegister(Reg.CR3, mark.cr3, position);
+          steps.forgetStep();
         }
         return;
       case 'configuration':
@@ -159,10 +136,10 @@ export class TraceMarks {
         this.slot(mark, position);
         return;
       case 'vmmDirtyLogBegin':
-        conversion.stimulus({ kind: 'dirty-log', slot: mark.slot }, Provenance.MARK, position);
+        steps.stimulus({ kind: 'dirty-log', slot: mark.slot }, Provenance.MARK, position);
         return;
       case 'vmmEnd':
-        conversion.stimulus({ kind: 'hypervisor', what: 'destroy' }, Provenance.INFERRED, position);
+        steps.stimulus({ kind: 'hypervisor', what: 'destroy' }, Provenance.INFERRED, position);
         return;
       default:
         return;
@@ -170,78 +147,78 @@ export class TraceMarks {
   }
 
   private runOf(run: StoreRun): GuestStores {
-    return new GuestStores(this.conversion.memory, [run], this.context.wordSize);
+    return new GuestStores(this.parts.memory, [run], this.context.wordSize);
   }
 
   private stores(run: StoreRun): void {
-    this.conversion.tablePages.add(run.address >> 12n);
-    this.conversion.actions.announce({ kind: 'stores', stores: this.runOf(run) });
+    this.parts.told.tablePages.add(run.address >> 12n);
+    this.parts.actions.announce({ kind: 'stores', stores: this.runOf(run) });
   }
 
   private relabel(label: string, position: number): void {
     if (label === this.label) return;
     this.label = label;
-    this.conversion.note(label, position);
+    this.parts.steps.note(label, position);
   }
 
   private result(n: number, result: AccessResult, position: number): void {
-    const { conversion } = this;
-    const { access } = conversion;
-    conversion.access = undefined;
-    conversion.storeOfAccess = undefined;
+    const { receipt, told } = this.parts;
+    const { access } = told;
+    told.access = undefined;
+    told.storeOfAccess = undefined;
     // INVLPG under the emulator touches no memory.
     if (access === undefined || access.n !== n || access.access === 'fep-invlpg') return;
     if (access.access === 'fep-x' && this.prefixOf === n) return;
-    if (conversion.emulatedAccess === n) return;
+    if (told.emulatedAccess === n) return;
     if (result.vector !== undefined && result.vector >= ReportedVector.VMFUNC) {
-      conversion.receipt.note('access that ended in a nested exit');
+      receipt.note('access that ended in a nested exit');
       return;
     }
     this.native(access, result, position);
   }
 
   /** An exit under the emulator's prefix: the processor has fetched it. */
-  private prefixFetched(rip: bigint, position: number): void {
-    const { access } = this.conversion;
+  beforeExit(rip: bigint, position: number): void {
+    const { access } = this.parts.told;
     if (access?.access !== 'fep-x' || this.prefixOf === access.n || rip !== access.va - EMULATION_PREFIX) return;
     this.prefixOf = access.n;
     this.native(access, { vector: undefined, errorCode: 0n, cr2: 0n }, position);
   }
 
   private native(access: AccessUnderTest, result: AccessResult, position: number): void {
-    const { conversion } = this;
-    for (const found of this.context.native.of({ ...access, line: position }, result, !conversion.tdp)) {
-      conversion.add([found.step]);
-      if (found.completed && conversion.tdp) conversion.tables.processorAccess(found.address, found.write);
+    const { kvm, steps, tables } = this.parts;
+    for (const found of this.context.native.of({ ...access, line: position }, result, !kvm.tdp)) {
+      steps.add([found.step]);
+      if (found.completed && kvm.tdp) tables.processorAccess(found.address, found.write);
     }
   }
 
   private holds(register: RegId, value: bigint, position: number): void {
-    const { conversion } = this;
-    if (conversion.registers.get(register) === value) return;
-    conversion.receipt.note('register found changed');
-    conversion.setRegister(register, value, Provenance.MARK, position);
+    const { receipt, registers, steps } = this.parts;
+    if (registers.get(register) === value) return;
+    receipt.note('register found changed');
+    steps.setRegister(register, value, Provenance.MARK, position);
   }
 
   private dumped(mark: MarkOf<'dump'>, position: number): void {
-    const { conversion } = this;
-    conversion.note(`dump ${mark.file}`, position);
+    const { registers, residency, steps } = this.parts;
+    steps.note(`dump ${mark.file}`, position);
     // Writing the dump, the VMM has read all pages that it had never touched.
-    conversion.add(conversion.residency.everythingRead(Provenance.INFERRED, position));
+    steps.add(residency.everythingRead(position));
     const dump = this.context.dumps.get(mark.file);
     if (dump === undefined) return;
     for (const [name, register] of Object.entries(REGISTERS)) {
       const value = dump.registers.get(name);
       if (value !== undefined) this.holds(register, value, position);
     }
-    if ((conversion.registers.get(Reg.CR0) & BigInt(CR0_PG)) === 0n) return;
+    if ((registers.get(Reg.CR0) & BigInt(CR0_PG)) === 0n) return;
     dump.pdptes?.forEach((value, i) => {
       this.holds((Reg.PDPTE0 + i) as RegId, value, position);
     });
   }
 
   private slot(mark: MarkOf<'vmmSlotDelete' | 'vmmSlotAdd' | 'vmmSlotFlags'>, position: number): void {
-    const { residency, receipt } = this.conversion;
+    const { residency, receipt } = this.parts;
     const old = residency.slots.find(({ slot }) => slot === mark.slot) ?? this.deleted.get(mark.slot);
     if (old === undefined) {
       receipt.note('change of a memory slot that is not known');
@@ -249,7 +226,7 @@ export class TraceMarks {
     }
     const others = residency.slots.filter(({ slot }) => slot !== mark.slot);
     const announce = (what: Memslot['what'], slot: BackedSlot): void => {
-      this.conversion.stimulus(memslot(what, slot), Provenance.MARK, position);
+      this.parts.steps.stimulus(memslot(what, slot), Provenance.MARK, position);
     };
     if (mark.kind === 'vmmSlotDelete') {
       this.deleted.set(old.slot, old);
@@ -263,8 +240,7 @@ export class TraceMarks {
         ? old
         : {
             ...old,
-            dirtyLog: (flags & BigInt(SLOT_LOG_DIRTY)) !== 0n,
-            readOnly: (flags & BigInt(SLOT_READ_ONLY)) !== 0n,
+            ...slotFlags(flags),
           };
     residency.slots = [...others, changed];
     announce(flags === undefined ? 'create' : 'flags', changed);

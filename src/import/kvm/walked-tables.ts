@@ -4,17 +4,10 @@
  */
 
 import { CR0_PG, CR4_LA57, CR4_PAE, EFER_LMA, Reg, type RegId } from '../../formats/registers.ts';
-import {
-  PROVENANCE_SHIFT,
-  Provenance,
-  STEP_REGISTER_SHIFT,
-  STORE_KNOWLEDGE,
-  STORE_SIZE_SHIFT,
-  StepKind,
-} from '../../formats/step.ts';
+import { PROVENANCE_SHIFT, Provenance, STORE_KNOWLEDGE, STORE_SIZE_SHIFT, StepKind } from '../../formats/step.ts';
 import type { KnownMemory } from '../known-memory.ts';
 import type { RegisterFile } from '../kvm-guest/register-file.ts';
-import { type Draft, draft } from './draft.ts';
+import { type Draft, draft, registerDraft } from './draft.ts';
 import type { EventReceipt } from './event-receipt.ts';
 
 const FRAME = 0xf_ffff_ffff_f000n;
@@ -47,9 +40,9 @@ export class WalkedTables {
   private readonly registers: RegisterFile;
   private readonly receipt: EventReceipt;
   /** Whether CR3 is known. */
-  private readonly rootKnown: () => boolean;
+  rootKnown: boolean;
 
-  constructor(memory: KnownMemory, registers: RegisterFile, receipt: EventReceipt, rootKnown: () => boolean) {
+  constructor(memory: KnownMemory, registers: RegisterFile, receipt: EventReceipt, rootKnown: boolean) {
     this.memory = memory;
     this.registers = registers;
     this.receipt = receipt;
@@ -64,7 +57,7 @@ export class WalkedTables {
     const root = registers.get(Reg.CR3);
     return {
       address,
-      table: this.rootKnown() ? (pae && !long ? root & 0xffff_ffe0n : root & FRAME) : undefined,
+      table: this.rootKnown ? (pae && !long ? root & 0xffff_ffe0n : root & FRAME) : undefined,
       entrySize: pae ? 8 : 4,
       pae: pae && !long,
       entry: 0n,
@@ -115,8 +108,7 @@ export class WalkedTables {
     if (this.registers.get(register) === pte) return;
     this.receipt.note('PDPTE register learned');
     this.registers.set(register, pte);
-    const op = StepKind.REGISTER_SET | (Provenance.INFERRED << PROVENANCE_SHIFT) | (register << STEP_REGISTER_SHIFT);
-    step.before.push(draft(op, 0n, pte, step.position));
+    step.before.push(registerDraft(StepKind.REGISTER_SET, register, pte, Provenance.INFERRED, step.position));
   }
 
   private compare(address: bigint, size: 4 | 8, pte: bigint, step: Draft): void {
@@ -157,7 +149,7 @@ export class WalkedTables {
   /** The processor has translated `address` by itself: A along the way, D in the leaf of a write. */
   processorAccess(address: bigint, write: boolean): void {
     const { levels, memory } = this;
-    if (levels === 0 || !this.rootKnown()) return;
+    if (levels === 0 || !this.rootKnown) return;
     const walk = this.begin(address, write ? 2 : 0);
     for (let level = levels; level >= 1 && walk.table !== undefined; level--) {
       if (walk.pae && level === 3) {

@@ -1,7 +1,7 @@
 /** What KVM makes of what the hardware reports of a fault (facts/kvm-mmu.md §6.1). */
 
 import type { KvmConfig } from '../../formats/kvm-config.ts';
-import { PFERR_F, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W } from '../../mmu/fault.ts';
+import { PFERR_F, PFERR_HI_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W } from '../../mmu/fault.ts';
 
 /** The error code of an EPT violation, made of its exit qualification; 6.1 takes "read" for "user". */
 export function errorOfQualification(qualification: number, config: KvmConfig): number {
@@ -15,4 +15,14 @@ export function errorOfQualification(qualification: number, config: KvmConfig): 
 export function errorCodeOf(reported: number, misconfig: boolean, config: KvmConfig): number {
   if (misconfig) return PFERR_RSVD;
   return config.tdp && config.vendor === 'intel' ? errorOfQualification(reported, config) : reported;
+}
+
+const QUALIFICATION_LINEAR = 1 << 7;
+const QUALIFICATION_FINAL = 1 << 8;
+
+/** High half of it. Of an EPT violation: whether it met one of the guest's own tables (7.3). */
+export function errorHiOf(reportedLo: number, reportedHi: number, misconfig: boolean, config: KvmConfig): number {
+  if (misconfig) return 0;
+  if (!config.tdp || config.vendor !== 'intel') return reportedHi;
+  return (reportedLo & (QUALIFICATION_LINEAR | QUALIFICATION_FINAL)) === QUALIFICATION_LINEAR ? PFERR_HI_GUEST_PAGE : 0;
 }

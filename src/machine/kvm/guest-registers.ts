@@ -16,7 +16,7 @@ import {
 import type { FaultHandler } from '../../mmu/fault-handler.ts';
 import { Request, type Vcpu } from '../../mmu/vcpu.ts';
 import type { RowLog } from '../../paging/row-log.ts';
-import { errorCodeOf } from './exit-code.ts';
+import { errorCodeOf, errorHiOf } from './exit-code.ts';
 import { Outcome, type Processor } from './processor.ts';
 
 /** Registers that decide about roles and roots. */
@@ -114,7 +114,8 @@ export class GuestRegisters {
         return;
       }
       const code = errorCodeOf(processor.exitLo, processor.misconfig, this.config);
-      this.handler.handle(processor.faultLo, processor.faultHi, code, false);
+      const codeHi = errorHiOf(processor.exitLo, processor.exitHi, processor.misconfig, this.config);
+      this.handler.handle(processor.faultLo, processor.faultHi, code, false, codeHi);
     }
     const now = this.low(register);
     if (register === Reg.CR0 && !this.isGuestOwned(old ^ now)) vcpu.cr0Written(old, now);

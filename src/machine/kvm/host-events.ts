@@ -60,9 +60,13 @@ export class HostEvents {
     }
   }
 
-  /** The host's memory management takes away, or replaces, what is under guest frames. */
+  /**
+   * The host's memory management takes away, or replaces, what is under guest frames. 7.3 is told of the first only,
+   * which a host does before the second (facts/kvm-mmu.md §8.7, §9.2).
+   */
   private notified(what: 'unmap' | 'set-pte', start: number, end: number): void {
     const unmap = what === 'unmap';
+    if (!unmap && this.pages.config.profile !== '6.1') return;
     if (unmap) this.pages.trace.notifier(KvmEvent.UNMAP_HVA_RANGE, start, end);
     else this.pages.trace.notifier(KvmEvent.SET_SPTE_HVA, start, end);
     for (const { slot, first, end: last } of this.host.slotTable.overlaps(start, end)) {

@@ -34,20 +34,22 @@ import { FaultHandler } from '../../mmu/fault-handler.ts';
 import { InvariantChecker } from '../../mmu/invariants.ts';
 import { Mutants } from '../../mmu/mutants.ts';
 import { ShadowPages } from '../../mmu/pages.ts';
-import type { Root } from '../../mmu/root.ts';
+import { DUMMY_ROOT, type Root } from '../../mmu/root.ts';
 import { frameHi, frameLo, frameOf, SpteFormat } from '../../mmu/spte.ts';
+import { ZERO_FRAME } from '../../mmu/table-memory.ts';
 import type { TableUse } from '../../mmu/tables.ts';
 import { TdpMmu } from '../../mmu/tdp-mmu.ts';
 import { MmuTrace } from '../../mmu/trace.ts';
 import { Request, Vcpu } from '../../mmu/vcpu.ts';
 import { VmMmu } from '../../mmu/vm.ts';
+import { roleLevel } from '../../paging/kvm-roles.ts';
 import { RowLog } from '../../paging/row-log.ts';
 import type { TraceHeader } from '../../trace/header.ts';
 import type { Stimulus } from '../../trace/stimulus.ts';
 import { pagingFeatures } from '../features.ts';
 import type { KvmView, Machine } from '../machine.ts';
 import { Emulator } from './emulator.ts';
-import { errorCodeOf } from './exit-code.ts';
+import { errorCodeOf, errorHiOf } from './exit-code.ts';
 import { GuestRegisters } from './guest-registers.ts';
 import { GuestStores } from './guest-stores.ts';
 import { HostEvents } from './host-events.ts';
@@ -168,6 +170,8 @@ export class KvmMachine implements Machine, KvmView {
     if (root.page !== null) {
       return { level: root.page.level === 5 ? 5 : 4, frame: root.page.frame, pdptes };
     }
+    const level = roleLevel(this.vcpu.mmu.rootRole);
+    if (root === DUMMY_ROOT && level >= 4) return { level: level === 5 ? 5 : 4, frame: ZERO_FRAME, pdptes };
     root.pae!.forEach((sp, i) => {
       if (sp === null) return;
       pdptes[2 * i] = frameLo(sp.frame) | 1;
@@ -312,15 +316,17 @@ export class KvmMachine implements Machine, KvmView {
       this.conclude(lo, hi, outcome);
       // A recording tells of its exits: one that it does not tell of is a difference, not a reason to go on.
       if (outcome !== Outcome.EXIT || this.recorded) return;
-      const { faultLo, faultHi, exitLo, misconfig } = processor;
+      const { faultLo, faultHi, exitLo, exitHi, misconfig } = processor;
       vcpu.prepareWalk((op & ACCESS_AC) !== 0);
-      const done = this.handler.handle(faultLo, faultHi, errorCodeOf(exitLo, misconfig, this.config), false);
+      const code = errorCodeOf(exitLo, misconfig, this.config);
+      const codeHi = errorHiOf(exitLo, exitHi, misconfig, this.config);
+      const done = this.handler.handle(faultLo, faultHi, code, false, codeHi);
       if (this.handler.injected !== null) {
         const { errorCode, lo: cr2Lo, hi: cr2Hi } = this.handler.injected;
         this.log.push(Obs.EXCEPTION | (PF_VECTOR << OBS_VECTOR_SHIFT), cr2Lo, cr2Hi, errorCode, 0);
         return;
       }
-      if (done === RetPf.EMULATE || done === RetPf.WRITE_PROTECTED) {
+      if (done === RetPf.EMULATE) {
         this.emulator.access(op, lo, hi);
         return;
       }

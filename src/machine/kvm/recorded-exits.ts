@@ -23,7 +23,7 @@ import type { Vcpu } from '../../mmu/vcpu.ts';
 import { FETCH, USER, WRITE } from '../../paging/access.ts';
 import { IMPLICIT_ACCESS } from '../../paging/kvm-page-walk.ts';
 import type { Emulator } from './emulator.ts';
-import { errorCodeOf, errorOfQualification } from './exit-code.ts';
+import { errorCodeOf, errorHiOf, errorOfQualification } from './exit-code.ts';
 import { Outcome, type Processor } from './processor.ts';
 
 /** Bits 5:3 of an EPT qualification: rights that the entries give. */
@@ -48,7 +48,9 @@ export class RecordedExits {
     const during = (op & FAULT_DURING_EVENT) !== 0;
     this.handler.cpl3 = (op & FAULT_CPL3) !== 0;
     this.vcpu.prepareWalk((op & FAULT_AC) !== 0);
-    this.handler.handle(lo, hi, errorCodeOf(errorLo, misconfig, this.vcpu.pages.config), during);
+    const { config } = this.vcpu.pages;
+    const code = errorCodeOf(errorLo, misconfig, config);
+    this.handler.handle(lo, hi, code, during, errorHiOf(errorLo, errorHi, misconfig, config));
     this.emulator.gpaAvailable = this.vcpu.mmu.direct;
     this.emulator.gpaLo = lo;
     this.emulator.gpaHi = hi;

@@ -54,6 +54,11 @@ describe('a fault', () => {
     expect(all).toEqual([`fault-exit ${flags(FAULT_DURING_EVENT)} 5000 0: page-fault`]);
   });
 
+  it('may be the first of a trace that begins within an exit', async () => {
+    const { steps: all } = await told(trace(fault(0x5000n, 0n), entry()), undefined);
+    expect(all.filter((step) => step.startsWith('fault-exit'))).toEqual(['fault-exit 0 5000 0: page-fault']);
+  });
+
   it('is followed by an entry that has the roots', async () => {
     const all = await steps(
       ...marked('C cr3 300000'),
