@@ -28,7 +28,8 @@ import { BareMachine } from '../machine/bare.ts';
 import { History, type InvalidationScope } from '../machine/history.ts';
 import type { Machine } from '../machine/machine.ts';
 import { Memory } from '../machine/memory.ts';
-import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, type RowLog } from '../paging/row-log.ts';
+import { PFEC_P, PFEC_RSVD } from '../paging/access.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_LO, type RowLog } from '../paging/row-log.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import type { Stimulus } from '../trace/stimulus.ts';
@@ -89,6 +90,11 @@ export interface SameGuestOptions {
   readonly filter: StepFilter | null;
   /** Compare no more after the first unexplained difference. */
   readonly bail: boolean;
+}
+
+/** A row of that kind about the guest's own tables. */
+function isGuestRow(op: number, kind: number): boolean {
+  return (op & OBS_KIND_MASK) === kind && ((op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) === Dim.GUEST;
 }
 
 export class SameGuest implements Machine {
@@ -264,7 +270,8 @@ export class SameGuest implements Machine {
       this.compareWrites(ordinal, op, lo, hi);
       this.answerQuestions(ordinal, op, lo, hi);
     }
-    if (seen.kind === Obs.EXCEPTION && seen.number === PAGE_FAULT) this.forgetFaulting(lo, hi);
+    if (seen.kind === Obs.EXCEPTION && seen.number === PAGE_FAULT && this.dropsTranslations())
+      this.forgetFaulting(lo, hi);
   }
 
   /** Whether the guest on KVM saw what was recorded; where that is open, what the bare machine did decides. */
@@ -290,6 +297,7 @@ export class SameGuest implements Machine {
       case 'stale':
         this.stale++;
         this.leaveApart();
+        this.leaveBareWrites();
         return;
       case 'undetermined':
         this.undetermined++;
@@ -297,6 +305,7 @@ export class SameGuest implements Machine {
       case 'legal':
         for (const entry of explanation.by) this.count(entry);
         this.leaveApart();
+        this.leaveBareWrites();
         return;
     }
     const outcome = recorded.kind === Obs.NONE ? expected : recorded;
@@ -314,6 +323,15 @@ export class SameGuest implements Machine {
     this.explanations.forEachRead((lo, hi) => this.apart.add(wordNumber(lo, hi)));
   }
 
+  /** What the bare machine wrote on its own way is none of the way that the access took on KVM. */
+  private leaveBareWrites(): void {
+    const { log } = this;
+    for (let i = 0; i < log.count; i++) {
+      if (!isGuestRow(log.op(i), Obs.ENTRY_WRITE)) continue;
+      this.apart.add(wordNumber(log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!));
+    }
+  }
+
   /** The bare machine's TLB served the access, KVM walked for it: A and D of what is read now may be set there alone. */
   private walkedOnKvmOnly(op: number, lo: number, hi: number): void {
     this.explanations.walk(op, lo, hi, this.seen);
@@ -322,6 +340,14 @@ export class SameGuest implements Machine {
 
   private count(entry: LegalDifference): void {
     this.legal.set(entry, (this.legal.get(entry) ?? 0) + 1);
+  }
+
+  /**
+   * Under shadow paging KVM takes the address out of its tables only if the fault that it injects says "present" and not
+   * "reserved bit" (facts/kvm-mmu.md §8.4): after another one an unsync SPTE goes on translating.
+   */
+  private dropsTranslations(): boolean {
+    return this.config.tdp || (this.seen.valueLo & (PFEC_P | PFEC_RSVD)) === PFEC_P;
   }
 
   /** A page fault drops what could translate its address (SDM vol. 3A 4.10.4.1). */
@@ -338,7 +364,7 @@ export class SameGuest implements Machine {
     const { log } = this;
     for (let i = 0; i < log.count; i++) {
       const row = log.op(i);
-      if ((row & OBS_KIND_MASK) !== Obs.ENTRY_WRITE || ((row >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) !== Dim.GUEST) continue;
+      if (!isGuestRow(row, Obs.ENTRY_WRITE)) continue;
       const addressLo = log.rows[i * ROW + ROW_ADDRESS_LO]!;
       const addressHi = log.rows[i * ROW + ROW_ADDRESS_HI]!;
       const want = this.bare.readEntry(row, addressLo, addressHi);
@@ -359,7 +385,7 @@ export class SameGuest implements Machine {
     if ((differing & ~AD_BITS) === 0 && have[1] === want[1]) {
       if (this.apart.has(word)) return;
       const lacks = (differing & have[0]) === 0;
-      if (lacks && this.mayBeCached(entry, differing, lo, hi)) {
+      if (lacks && (this.mayBeCached(entry, differing, lo, hi) || this.isAboveGlobal(row))) {
         this.staleEntries++;
         this.apart.add(word);
         return;
@@ -391,6 +417,23 @@ export class SameGuest implements Machine {
       const cached = { secondStage: false, leaf, global, asid, pcid, ep4ta, lo, hi, pageShift };
       return history.firstRemoval(version.replacedAt, cached) === undefined;
     });
+  }
+
+  /**
+   * KVM's TLB served the access by a global translation: it may have been cached under another root, and no entry above
+   * the leaf was read for it (SDM vol. 3A 4.10.2.4).
+   */
+  private isAboveGlobal(row: number): boolean {
+    if (!this.guest.servedByTlb || (this.registers[2 * Reg.CR4]! & CR4_PGE) === 0) return false;
+    const { log } = this;
+    for (let i = log.count - 1; i >= 0; i--) {
+      const op = log.op(i);
+      if (!isGuestRow(op, Obs.ELEMENT)) continue;
+      const leafLevel = (op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
+      const level = (row >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
+      return level > leafLevel && (log.rows[i * ROW + ROW_VALUE_LO]! & ENTRY_GLOBAL) !== 0;
+    }
+    return false;
   }
 
   private compareOther(ordinal: number, op: number, lo: number, hi: number): void {

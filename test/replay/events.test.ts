@@ -396,6 +396,28 @@ describe('after a divergence', () => {
     expect([result.verdict, result.receipt.expected]).toEqual(['match', { 'a-fault': 1 }]);
   });
 
+  test('an expectation covers no step that differs elsewhere, too', () => {
+    const wrong = changed('0x7', 1, '0x0', '0x5a0');
+    const step = (more: readonly Line[]): Scripted => ({
+      step: FAULT,
+      recorded: [pageFault('0x1', '0x6'), ...more],
+      replayed: [pageFault('0x1', '0x7'), good],
+    });
+    const { group } = only(replayScript([step([good])]));
+    expect(group).toBe('fault-exit: page-fault (error_code bit 0)');
+    const expectations = [{ fault: 'a-fault', reason: 'because', group, count: 1 }];
+    expect(replayScript([step([good])], { expectations }).verdict).toBe('match');
+    expect(replayScript([step([good, wrong])], { expectations }).receipt.diverged).toBe(1);
+    expect(replayScript([step([])], { expectations }).receipt.diverged).toBe(1);
+  });
+
+  test('an entry at a level that has no pages is compared as one of a table', () => {
+    const recorded = [changed('0x0', 4, '0x0', '0x80008e7')];
+    const replayed = [changed('0x0', 3, '0x0', '0x80008e7')];
+    expect(oneStep(recorded, replayed).group).toBe('fault-exit: tdp-spte-changed (level)');
+    expect(replayScript([{ step: FAULT, recorded }]).receipt.diverged).toBe(0);
+  });
+
   test('names that stand in what is alike are learned all the same', () => {
     const result = replayScript([
       {
@@ -473,6 +495,16 @@ describe('what a recording does not tell', () => {
     expect(replayScript([step]).verdict).toBe('diverged');
     expect(replayScript([step], { parameters: ['role-bits=0x1fff'] }).verdict).toBe('match');
     expect(replayScript([step], { parameters: ['role-bits=0x2000'] }).verdict).toBe('diverged');
+  });
+
+  test('stands in the receipt', () => {
+    const step: Scripted = { step: ENTRY, recorded: [getPage('0x0', '0x1784')] };
+    const parameters = ['events-not-recorded=mmio,inj-exception', 'role-bits=0x1fff'];
+    expect(replayScript([step], { parameters }).receipt.limits).toEqual([
+      'events of KVM that were not recorded and are not compared: inj-exception, mmio',
+      'of role words only these bits were recorded: 0x1fff',
+    ]);
+    expect(replayScript([step]).receipt.limits).toEqual([]);
   });
 
   test('an entry that was first known in this very step is learned', () => {

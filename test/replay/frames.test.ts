@@ -77,6 +77,21 @@ describe('tables', () => {
     expect(names.tableFits(1, kernel(0x101))).toBe(false);
   });
 
+  test('have no kernel address below where the direct map was found, and none that is not canonical', () => {
+    const names = new FrameNames();
+    names.bindTable(1, 0x100);
+    expect([names.tableFits(1, 2 ** 51 + 0x100), names.tableFits(1, kernel(0x100) - 2 ** 44)]).toEqual([false, false]);
+    names.bindTable(1, kernel(0x100));
+    const below = kernel(0x100) - 2 ** 18;
+    expect([names.tableFits(1, below), names.tableFits(2, below)]).toEqual([false, false]);
+    // One that is bound all the same teaches nothing about the others.
+    names.bindTable(1, below);
+    expect([names.tableFits(1, below), names.tableFits(1, 0x100), names.tableFits(2, kernel(0x101))]).toEqual([
+      ...[true, false, true],
+    ]);
+    expect([names.bindTable(2, kernel(0x101)), names.tableName(2)]).toEqual([false, 0x101]);
+  });
+
   test('may be called anew once the machine takes their frame for another', () => {
     const names = new FrameNames();
     names.bindTable(1, 0x100);

@@ -252,6 +252,16 @@ describe('a wrong KVM is found', () => {
     expect(first!.bare.length).toBeGreaterThan(0);
   });
 
+  test('and where the past is too long to judge by it there is no match', () => {
+    const values = Array.from({ length: 70 }, (_, i) => store('0x4028', `0x${(0x100 + i).toString(16)}067`));
+    const lines = [...BEGIN, ...values, INVLPG, store('0x4028', '0x5067'), READ];
+    expect(onKvm(lines, TDP).verdict).toBe('match');
+    const wild = addToOutcome(Obs.TRANSLATED, ROW_ADDRESS_LO, 0x1000);
+    const result = onKvm(lines, TDP, wild);
+    expect([result.verdict, guestOf(result).undetermined, guestOf(result).unexplained]).toEqual(['undetermined', 1, 0]);
+    expect(onKvm(lines, TDP, { ...wild, allowUnmodelled: ['undetermined'] }).verdict).toBe('match');
+  });
+
   test('by an error code, and by CR2', () => {
     const lines = [...BEGIN, faults('write', '0x7000', '0x2')];
     for (const at of [ROW_VALUE_LO, ROW_ADDRESS_LO]) {
