@@ -26,8 +26,10 @@ import type { Emulator } from './emulator.ts';
 import { errorCodeOf, errorHiOf, errorOfQualification } from './exit-code.ts';
 import { Outcome, type Processor } from './processor.ts';
 
-/** Bits 5:3 of an EPT qualification: rights that the entries give. */
-const EPT_RIGHTS = 7 << 3;
+/** Bits 2:0 of an EPT qualification: what was asked; bits 5:3: rights that the entries give. */
+const EPT_ASKED = 7;
+const EPT_RIGHTS_SHIFT = 3;
+const EPT_RIGHTS = EPT_ASKED << EPT_RIGHTS_SHIFT;
 
 export class RecordedExits {
   private readonly vcpu: Vcpu;
@@ -58,7 +60,8 @@ export class RecordedExits {
 
   /**
    * What the processor would report of the access with the tables as they are: from the recording come only the bits
-   * that say what was asked (write, user, fetch; of an EPT qualification also those about the linear address).
+   * that say what was asked (write, user, fetch; of an EPT qualification also those about the linear address). Tables that
+   * let it through leave an older TLB entry as the only reason, and such a fault says "present".
    */
   private predictedError(op: number, lo: number, hi: number, error: number): number {
     const { processor, vcpu } = this;
@@ -68,7 +71,7 @@ export class RecordedExits {
     if (tdp) {
       const access = vendor === 'intel' ? errorOfQualification(error, config) : error;
       if (processor.probeGpa(access, lo, hi) !== Outcome.EXIT)
-        return error & ~(vendor === 'intel' ? EPT_RIGHTS : PFERR_P);
+        return vendor === 'intel' ? error | ((error & EPT_ASKED) << EPT_RIGHTS_SHIFT) : (error | PFERR_P) & ~PFERR_RSVD;
       if (vendor === 'intel') return (error & ~EPT_RIGHTS) | (processor.exitLo & EPT_RIGHTS);
       return (error & ~(PFERR_P | PFERR_RSVD)) | (processor.exitLo & (PFERR_P | PFERR_RSVD));
     }
@@ -77,7 +80,7 @@ export class RecordedExits {
     const user = (error & PFERR_U) !== 0 ? ACCESS_USER | (3 << ACCESS_CPL_SHIFT) : 0;
     const ac = (op & FAULT_AC) !== 0 ? ACCESS_AC : 0;
     const access = StepKind.ACCESS | (type << ACCESS_TYPE_SHIFT) | user | ac;
-    if (processor.probe(access, lo, hi) !== Outcome.EXIT) return error & ~PFERR_P;
+    if (processor.probe(access, lo, hi) !== Outcome.EXIT) return (error | PFERR_P) & ~PFERR_RSVD;
     return (error & ~(PFERR_P | PFERR_RSVD)) | (processor.exitLo & (PFERR_P | PFERR_RSVD));
   }
 
