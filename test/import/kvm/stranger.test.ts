@@ -223,10 +223,13 @@ describe('a trace with exits', () => {
 
 const RECORDINGS = fileURLToPath(new URL('../../../../shared/recordings/', import.meta.url));
 
-/** At least so much of the events is predicted, in per cent; at most so much is not judged. */
+/**
+ * At least so much of the events is predicted, in per cent; at most so much is not judged (among them faults that tables
+ * as far as they are known would let through).
+ */
 const SCENARIOS = [
   ['kvm/a_npt1_notdpmmu', 88, 2],
-  ['kvm/b_pae_npt0', 85, 5],
+  ['kvm/b_pae_npt0', 85, 6],
   ['kvm-intel/ept0_pse', 80, 4],
   ['kvm-intel/ept1_g64', 88, 8],
 ] as const;
