@@ -2,25 +2,33 @@
 
 import { Problem } from '../bits/problem.ts';
 import { assertUnreachable } from '../bits/unreachable.ts';
-import type { EntryFill, Stimulus } from '../trace/stimulus.ts';
-import type { Memory } from './memory.ts';
+import type { EntryFill, PageImage, Stimulus } from '../trace/stimulus.ts';
+
+/** The memory that stimuli change. Throws E_LIMIT. */
+export interface StimulusTarget {
+  store(addressLo: number, addressHi: number, valueLo: number, valueHi: number, size: number): void;
+  setPage(lo: number, hi: number, contents: Uint32Array | null): void;
+}
 
 /** Entries that all fills of a trace may write together: small stimuli must not cost hours. */
 const MAXIMUM_FILLED = 1 << 26;
 
 export class RareStimuli {
-  private readonly memory: Memory;
+  private readonly memory: StimulusTarget;
+  private readonly beforePage: (lo: number, hi: number) => void;
   private filled = 0;
 
-  constructor(memory: Memory) {
+  /** `beforePage` is called for each page before it changes. */
+  constructor(memory: StimulusTarget, beforePage: (lo: number, hi: number) => void = () => {}) {
     this.memory = memory;
+    this.beforePage = beforePage;
   }
 
   /** Throws E_LIMIT. */
   apply(stimulus: Stimulus): void {
     switch (stimulus.kind) {
       case 'page-image':
-        this.memory.setPage(stimulus.address.lo, stimulus.address.hi & 0xf_ffff, stimulus.words);
+        this.setPage(stimulus);
         break;
       case 'entry-fill':
         this.fill(stimulus);
@@ -37,6 +45,12 @@ export class RareStimuli {
     }
   }
 
+  private setPage({ address, words }: PageImage): void {
+    const hi = address.hi & 0xf_ffff;
+    this.beforePage(address.lo, hi);
+    this.memory.setPage(address.lo, hi, words);
+  }
+
   private fill(fill: EntryFill): void {
     this.filled += fill.count;
     if (this.filled > MAXIMUM_FILLED) {
@@ -44,8 +58,13 @@ export class RareStimuli {
     }
     let { lo, hi } = fill.first;
     let address = fill.address.hi * 0x1_0000_0000 + fill.address.lo;
+    let page = -1;
     for (let i = 0; i < fill.count; i++) {
-      this.memory.store(address | 0, Math.floor(address / 0x1_0000_0000) & 0xf_ffff, lo, hi, fill.size);
+      const addressHi = Math.floor(address / 0x1_0000_0000) & 0xf_ffff;
+      const now = Math.floor(address / 0x1000);
+      if (now !== page) this.beforePage(address | 0, addressHi);
+      page = now;
+      this.memory.store(address | 0, addressHi, lo, hi, fill.size);
       address += fill.size;
       const sum = lo + fill.increment.lo;
       lo = sum >>> 0;

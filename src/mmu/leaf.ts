@@ -1,7 +1,6 @@
 /** Leaf SPTEs: what a mapping may allow, and putting it into a table (facts/kvm-6.1.md §2.9 and §6). */
 
 import { adDisabled, guestMode, smm } from '../paging/kvm-roles.ts';
-import { ACC_WRITE } from '../paging/permissions.ts';
 import { type Fault, NO_SLOT_PFN, RetPf } from './fault.ts';
 import type { Slot } from './host.ts';
 import type { ShadowPages } from './pages.ts';
@@ -154,9 +153,4 @@ export function markMmio(
   const stored = format.makeMmio(gfn, access, generation);
   pages.set(sptep, format.lo, format.hi);
   pages.trace.markMmioSpte(sp, sptep % ENTRIES, gfn, format.lo & 7, stored);
-}
-
-/** Rights with the right to write taken away. */
-export function withoutWrite(access: number): number {
-  return access & ~ACC_WRITE;
 }

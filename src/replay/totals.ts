@@ -30,26 +30,25 @@ export function addUp(records: readonly Readonly<Record<string, number>>[]): Rec
   return sum;
 }
 
-function addCounts(lists: readonly (readonly KindCount[])[]): KindCount[] {
-  const sums = new Map<string, KindCount>();
+/** Sums records with the same key, which hold nothing but that and `numbers`. */
+function addBy<K extends string, N extends string, T extends Record<K, string> & Record<N, number>>(
+  lists: readonly (readonly T[])[],
+  key: K,
+  numbers: readonly N[],
+): T[] {
+  const sums = new Map<string, T>();
   for (const count of lists.flat()) {
-    const sum = sums.get(count.kind);
-    sums.set(
-      count.kind,
-      sum === undefined
-        ? count
-        : {
-            kind: count.kind,
-            observations: sum.observations + count.observations,
-            whollyPredicted: sum.whollyPredicted + count.whollyPredicted,
-            predicted: sum.predicted + count.predicted,
-            renamed: sum.renamed + count.renamed,
-            learned: sum.learned + count.learned,
-            input: sum.input + count.input,
-          },
-    );
+    const sum = sums.get(count[key]);
+    const added = sum === undefined ? [] : numbers.map((name) => [name, sum[name] + count[name]]);
+    sums.set(count[key], { ...count, ...Object.fromEntries(added) });
   }
   return [...sums.values()];
+}
+
+const HOW_KNOWN = ['predicted', 'renamed', 'learned', 'input'] as const;
+
+function addCounts(lists: readonly (readonly KindCount[])[]): KindCount[] {
+  return addBy(lists, 'kind', ['observations', 'whollyPredicted', ...HOW_KNOWN]);
 }
 
 /** Sums counts by event, and within each by field. */
@@ -81,24 +80,7 @@ function addEvents(lists: readonly (readonly EventCount[])[]): EventCount[] {
 }
 
 function addFields(lists: readonly (readonly FieldCount[])[]): FieldCount[] {
-  const sums = new Map<string, FieldCount>();
-  for (const count of lists.flat()) {
-    const sum = sums.get(count.field);
-    sums.set(
-      count.field,
-      sum === undefined
-        ? count
-        : {
-            field: count.field,
-            predicted: sum.predicted + count.predicted,
-            renamed: sum.renamed + count.renamed,
-            learned: sum.learned + count.learned,
-            input: sum.input + count.input,
-            diverged: sum.diverged + count.diverged,
-          },
-    );
-  }
-  return [...sums.values()];
+  return addBy(lists, 'field', [...HOW_KNOWN, 'diverged']);
 }
 
 function addLegal(lists: readonly (readonly LegalCount[])[]): LegalCount[] {

@@ -7,8 +7,8 @@ import type { ShadowPages } from '../../mmu/pages.ts';
 import { frameOf } from '../../mmu/spte.ts';
 import type { Vcpu } from '../../mmu/vcpu.ts';
 import type { EntryFill, PageImage } from '../../trace/stimulus.ts';
+import { RareStimuli } from '../rare.ts';
 import type { HostMemory } from './host-memory.ts';
-import { RareStores } from './rare-stores.ts';
 
 export class GuestStores {
   /** Guest frames that were written by others than guest and KVM: tables there may differ from their shadows. */
@@ -16,7 +16,7 @@ export class GuestStores {
   private readonly host: HostMemory;
   private readonly vcpu: Vcpu;
   private readonly pages: ShadowPages;
-  private readonly rare: RareStores;
+  private readonly rare: RareStimuli;
   /** The trace says itself what came to KVM because of a store. */
   private readonly recorded: boolean;
   /** Somebody wants to know `unnoticed`. */
@@ -26,7 +26,7 @@ export class GuestStores {
     this.host = host;
     this.vcpu = vcpu;
     this.pages = vcpu.pages;
-    this.rare = new RareStores(host);
+    this.rare = new RareStimuli(host, (lo, hi) => this.beforePage(lo, hi));
     this.recorded = options.recorded;
     this.watched = options.watched;
   }
@@ -97,6 +97,6 @@ export class GuestStores {
 
   /** Pages and runs of entries that travel as messages. */
   apply(stimulus: PageImage | EntryFill): void {
-    this.rare.apply(stimulus, (lo, hi) => this.beforePage(lo, hi));
+    this.rare.apply(stimulus);
   }
 }
