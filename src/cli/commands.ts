@@ -8,6 +8,7 @@
 import { bench } from './bench.ts';
 import { check } from './check.ts';
 import type { Command } from './command.ts';
+import { compare } from './compare.ts';
 import { convert } from './convert.ts';
 import { decode } from './decode.ts';
 import { generate } from './generate.ts';
@@ -20,6 +21,7 @@ import { view } from './view.ts';
 
 export const COMMANDS: readonly Command[] = [
   replay,
+  compare,
   view,
   stats,
   mutants,

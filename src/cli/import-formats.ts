@@ -62,15 +62,19 @@ export const IMPORT_FORMATS: readonly ImportFormat[] = [
   },
   {
     name: 'kvm',
-    summary: "KVM's own tracepoints (trace.dat or text, alone or in the folder of a recording)",
+    summary:
+      "KVM's own tracepoints (trace.dat or text, alone or in a recording's folder; --vm for one guest of several)",
     looksLike: 'a trace of the kvm and kvmmmu events (trace-cmd, ftrace, perf script), or a folder that holds one',
     fits: ({ folder, head }) =>
       folder?.some((name) => KVM_TRACES.has(name)) === true ||
       head.startsWith(TRACE_DAT) ||
       head.startsWith('# tracer:') ||
       KVM_EVENT_LINE.test(head),
-    options: [],
-    import: async (path, sink) => (await import('../import/kvm/import-kvm.ts')).importKvm(path, sink),
+    options: ['vm'],
+    import: async (path, sink, { vm }) => {
+      const { importKvm } = await import('../import/kvm/import-kvm.ts');
+      return importKvm(path, sink, vm === undefined ? {} : { vm });
+    },
   },
 ];
 

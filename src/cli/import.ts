@@ -28,7 +28,7 @@ export const importCommand = defineCommand({
       coerce: oneText('--output'),
       describe: 'New trace (*.jsonl: as text), - for a pipe',
     },
-    vm: { type: 'string', coerce: oneText('--vm'), describe: 'Which guest, in a recording of several (kvm-guest)' },
+    vm: { type: 'string', coerce: oneText('--vm'), describe: 'Which guest, in a recording of several' },
     ...codecOption,
     ...jsonOption,
   },

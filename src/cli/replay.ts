@@ -3,8 +3,9 @@
 import { ExitStatus, Problem } from '../bits/problem.ts';
 import { KVM_PROFILES } from '../formats/decode/kvm-role.ts';
 import { NOT_MODELLED_NAMES, OBS_NAMES } from '../formats/observation.ts';
+import type { WiringName } from '../mmu/wiring.ts';
 import type { MachineChoice, MachineName } from '../replay/machines.ts';
-import { UNDETERMINED } from '../replay/result.ts';
+import { NESTED_TDP_WITHOUT_TDP, UNDETERMINED } from '../replay/result.ts';
 import { defineCommand, jsonOption } from './command.ts';
 import { mutantNumbers } from './mutant-names.ts';
 import { addressRange, frameRange, names, oneOf, wholeNumber } from './option-values.ts';
@@ -14,12 +15,14 @@ import { suggestion } from './suggest.ts';
 import { traceFiles, tracesPositional } from './traces.ts';
 
 const MACHINES = ['bare', 'kvm'] as const satisfies readonly MachineName[];
+const WIRINGS = ['walk-mmu', 'nested-cpu-walk', 'gva-walk'] as const satisfies readonly WiringName[];
 const SWITCH = ['on', 'off'] as const;
 
 const machineName = oneOf('--machine', MACHINES);
 const profileName = oneOf('--profile', KVM_PROFILES);
 const tdpSwitch = oneOf('--tdp', SWITCH);
 const tdpMmuSwitch = oneOf('--tdp-mmu', SWITCH);
+const wiringName = oneOf('--wiring', WIRINGS);
 
 function switched(value: string | undefined): boolean | undefined {
   return value === undefined ? undefined : value === 'on';
@@ -87,6 +90,11 @@ export const replay = defineCommand({
       coerce: tdpMmuSwitch,
       describe: 'Direct tables by the TDP MMU, on or off (legacy) [as recorded]',
     },
+    wiring: {
+      type: 'string',
+      coerce: wiringName,
+      describe: `How the emulated KVM wires its page walks: ${WIRINGS.join(', ')} [as in the profile's kernel]`,
+    },
     mutant: {
       type: 'string',
       array: true,
@@ -119,7 +127,7 @@ export const replay = defineCommand({
     },
     'allow-unmodelled': {
       type: 'string',
-      coerce: names('--allow-unmodelled', [...Object.values(NOT_MODELLED_NAMES), UNDETERMINED]),
+      coerce: names('--allow-unmodelled', [...Object.values(NOT_MODELLED_NAMES), NESTED_TDP_WITHOUT_TDP, UNDETERMINED]),
       describe: 'What may be met and not modelled without failing; undetermined: what could not be judged',
     },
     expectations: {
@@ -135,6 +143,7 @@ export const replay = defineCommand({
       profile: args.profile,
       tdp: switched(args.tdp),
       tdpMmu: switched(args['tdp-mmu']),
+      wiring: args.wiring,
       mutants: args.mutant,
       checkInvariants: args['check-invariants'],
     };

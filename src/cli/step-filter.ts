@@ -171,6 +171,7 @@ function rowTouches(columns: StepColumns, row: number, range: AddressRange): boo
     case Obs.EPT_VIOLATION:
     case Obs.EPT_MISCONFIG:
     case Obs.NPF:
+    case Obs.PML_FULL:
       return overlaps(range, lo, hi, 1);
     case Obs.KVM_EVENT:
       return eventTouches(columns, row, range);

@@ -28,6 +28,7 @@ function add(counts: Counts, name: string, n = 1): void {
 /** What the groups count, for headings. */
 export const GROUPS = {
   steps: 'steps by kind',
+  vcpus: 'steps by vCPU',
   accesses: 'accesses by type and mode',
   outcomes: 'accesses by outcome',
   paging: 'accesses by paging mode',
@@ -46,6 +47,7 @@ export class TraceStatistics {
   observations = 0;
   readonly groups: Readonly<Record<Group, Counts>> = {
     steps: new Map(),
+    vcpus: new Map(),
     accesses: new Map(),
     outcomes: new Map(),
     paging: new Map(),
@@ -67,8 +69,8 @@ export class TraceStatistics {
   count(columns: StepColumns): void {
     const { header } = this;
     if (header === undefined) throw new Error('a segment begins with its header');
-    if (this.tracker === undefined) this.tracker = new ContextTracker(header, columns.registers);
-    else this.tracker.restart(columns.registers);
+    this.tracker ??= new ContextTracker(header, columns.registers);
+    this.tracker.restart(columns);
     this.chunks++;
     this.steps += columns.stepCount;
     this.observations += columns.observationCount;
@@ -85,12 +87,13 @@ export class TraceStatistics {
         mode ??= translationName(this.tracker.registers);
         add(this.groups.paging, mode);
         add(this.groups.outcomes, outcomeName(columns, step));
-      } else if (kind === StepKind.REGISTER_SET || kind === StepKind.REGISTER_WRITE) {
+      } else if (kind === StepKind.REGISTER_SET || kind === StepKind.REGISTER_WRITE || kind === StepKind.VCPU) {
         this.tracker.step(op, columns.operand[2 * step]!, columns.operand[2 * step + 1]!);
         mode = undefined;
       }
     }
     for (const [op, n] of words) this.countWord(op, n);
+    this.countVcpus(columns);
     this.countRows(columns);
   }
 
@@ -100,6 +103,21 @@ export class TraceStatistics {
     add(this.groups.provenance, provenanceName(op), n);
     if (kind === StepKind.ACCESS) add(this.groups.accesses, `${accessName(op)}, ${modeName(op)}`, n);
     else if (kind === StepKind.GPA_ACCESS) add(this.groups.accesses, `${accessName(op)}, guest-physical`, n);
+  }
+
+  /** Steps of each vCPU; nothing as long as there is only one. */
+  private countVcpus({ vcpu, others, op, operand, stepCount }: StepColumns): void {
+    let first = 0;
+    let now = vcpu;
+    let several = others.length > 0 || vcpu !== 0 || this.groups.vcpus.size > 0;
+    for (let step = 0; step < stepCount; step++) {
+      if ((op[step]! & STEP_KIND_MASK) !== StepKind.VCPU) continue;
+      several = true;
+      if (step > first) add(this.groups.vcpus, `vCPU ${now}`, step - first);
+      now = operand[2 * step]!;
+      first = step;
+    }
+    if (several && stepCount > first) add(this.groups.vcpus, `vCPU ${now}`, stepCount - first);
   }
 
   private countRows(columns: StepColumns): void {
@@ -157,6 +175,7 @@ function outcomeName(columns: StepColumns, step: number): string {
       case Obs.EPT_VIOLATION:
       case Obs.EPT_MISCONFIG:
       case Obs.NPF:
+      case Obs.PML_FULL:
         return OBS_NAMES[kind] ?? '';
       default:
     }

@@ -93,7 +93,7 @@ class SegmentView {
       if (selected !== 'none') {
         left--;
         // Filtered or not, steps follow their chunk's state line, so that what is printed can be read back.
-        if (json && !stated) out.json(stateObject(columns.registers, columns.source));
+        if (json && !stated) out.json(stateObject(columns));
         stated = true;
         if (json) out.json(stepObject(columns, step));
         else this.text(columns, step, selected, tracker);
@@ -105,8 +105,8 @@ class SegmentView {
   }
 
   private trackerFor(columns: StepColumns): ContextTracker {
-    if (this.tracker === undefined) this.tracker = new ContextTracker(this.header, columns.registers);
-    else this.tracker.restart(columns.registers);
+    this.tracker ??= new ContextTracker(this.header, columns.registers);
+    this.tracker.restart(columns);
     return this.tracker;
   }
 

@@ -26,6 +26,7 @@ import {
   SP_GENERATION_SHIFT,
   SP_UNSYNC,
   TDP_SMM,
+  VMENTER_TDP,
 } from './kvm-event.ts';
 import { OBS_KIND_MASK, OBS_LEVEL_SHIFT } from './observation.ts';
 
@@ -183,6 +184,21 @@ const FIELDS: Readonly<Record<KvmEventId, readonly KvmField[]>> = {
   [KvmEvent.SET_SPTE_HVA]: range,
   [KvmEvent.AGE_HVA]: range,
   [KvmEvent.TEST_AGE_HVA]: range,
+  [KvmEvent.NESTED_VMENTER]: [bit('tdp_enabled', VMENTER_TDP), word('guest_pgd', 'address', 'value')],
+  [KvmEvent.NESTED_VMEXIT]: [
+    word('exit_reason', 'number', 'address', 1),
+    word('info1', 'flags', 'value'),
+    word('info2', 'address', 'address'),
+  ],
+  [KvmEvent.NESTED_VMEXIT_INJECT]: [
+    word('exit_code', 'number', 'address', 1),
+    word('exit_info1', 'flags', 'value'),
+    word('exit_info2', 'address', 'address'),
+    bits('exit_int_info', 'flags', 1, 'value', 0, 32),
+    bits('exit_int_info_err', 'flags', 1, 'value', 32, 32),
+  ],
+  [KvmEvent.NESTED_INTERCEPTS]: [word('exceptions', 'flags', 'value')],
+  [KvmEvent.INVLPGA]: [word('address', 'address', 'address'), word('asid', 'number', 'value')],
 };
 
 /**

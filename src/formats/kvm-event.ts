@@ -63,11 +63,24 @@ export const KvmEvent = {
   SET_SPTE_HVA: 24,
   AGE_HVA: 25,
   TEST_AGE_HVA: 26,
+  /** `kvm_nested_vmenter`: value = guest_pgd (nested CR3 or EPTP, CR3 without nested paging); VMENTER_* flags. */
+  NESTED_VMENTER: 27,
+  /** `kvm_nested_vmexit`, L2 exits to L0: address = info2, value = info1; A1 = exit reason. */
+  NESTED_VMEXIT: 28,
+  /**
+   * `kvm_nested_vmexit_inject`, L1 gets an exit: address = exit_info2, value = exit_info1; A1 = exit code, V1 low half =
+   * exit_int_info, high half = exit_int_info_err. Of VMX exit_info2 (IDT vectoring) is not the MMU's: 0.
+   */
+  NESTED_VMEXIT_INJECT: 29,
+  /** `kvm_nested_intercepts` (SVM): value = exceptions. */
+  NESTED_INTERCEPTS: 30,
+  /** `kvm_invlpga`: address, value = ASID. */
+  INVLPGA: 31,
 } as const;
 
 export type KvmEventId = (typeof KvmEvent)[keyof typeof KvmEvent];
 
-export const KVM_EVENT_COUNT = 27;
+export const KVM_EVENT_COUNT = 32;
 
 /** Names by number: `set-spte`, as reports and receipts spell them. */
 export const KVM_EVENT_NAMES = namesByNumber(KvmEvent);
@@ -101,11 +114,16 @@ export const KVM_TRACEPOINTS: readonly string[] = [
   'kvm_set_spte_hva',
   'kvm_age_hva',
   'kvm_test_age_hva',
+  'kvm_nested_vmenter',
+  'kvm_nested_vmexit',
+  'kvm_nested_vmexit_inject',
+  'kvm_nested_intercepts',
+  'kvm_invlpga',
 ];
 
 /** KVM_MORE rows that follow, by event. */
 export const KVM_MORE_ROWS: readonly number[] = [
-  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 1, 1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0,
+  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 1, 1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0,
 ];
 
 export const KVM_EVENT_SHIFT = 11;
@@ -147,6 +165,10 @@ export const MMIO_TYPE_MASK = 3;
 export const MATCH_WRITE = 1 << 16;
 /** The guest-physical address matched, not the linear one. */
 export const MATCH_GPA = 1 << 17;
+
+// NESTED_VMENTER
+/** nested_npt or nested_ept. */
+export const VMENTER_TDP = 1 << 16;
 
 /** The event of a KVM_EVENT row. */
 export function kvmEventOf(op: number): number {

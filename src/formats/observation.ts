@@ -52,11 +52,13 @@ export const Obs = {
   KVM_EVENT: 17,
   /** Further fields of the KVM_EVENT before it. */
   KVM_MORE: 18,
+  /** The hypervisor's page-modification log is full: `address` = guest-physical address that could not be logged. */
+  PML_FULL: 19,
 } as const;
 
 export type ObsKind = (typeof Obs)[keyof typeof Obs];
 
-export const OBS_KIND_COUNT = 19;
+export const OBS_KIND_COUNT = 20;
 
 /** Names by number, as the text form, the receipt and `--filter` spell them. */
 export const OBS_NAMES = namesByNumber(Obs);
@@ -90,6 +92,8 @@ export const OBS_PAGE_SHIFT_SHIFT = 11;
 export const OBS_PAGE_SHIFT_MASK = 0x3f;
 export const OBS_VECTOR_SHIFT = 11;
 export const OBS_VECTOR_MASK = 0xff;
+/** EXCEPTION: the hypervisor of the running guest intercepts it: a VM exit, nothing reaches the guest. */
+export const OBS_EXCEPTION_EXITS = 1 << 19;
 export const OBS_REGISTER_SHIFT = 11;
 export const OBS_REGISTER_MASK = 0x3f;
 export const OBS_NOT_MODELLED_SHIFT = 11;
@@ -122,7 +126,7 @@ export function obsMask(...kinds: readonly ObsKind[]): number {
 }
 
 /** The ways in which an access does not go through: what FAULTED matches. */
-export const OBS_FAULTS = obsMask(Obs.EXCEPTION, Obs.EPT_VIOLATION, Obs.EPT_MISCONFIG, Obs.NPF);
+export const OBS_FAULTS = obsMask(Obs.EXCEPTION, Obs.EPT_VIOLATION, Obs.EPT_MISCONFIG, Obs.NPF, Obs.PML_FULL);
 
 /** Whether the row tells of an exception or exit that ended an access. */
 export function isFault(op: number): boolean {

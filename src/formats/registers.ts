@@ -35,11 +35,23 @@ export const Reg = {
   /** 1 in system-management mode. */
   SMM: 20,
   PAT: 21,
+  /** What the hypervisor of the running guest intercepts: bit 14 #PF (SDM vol. 3C 25.6.3; VMCB field 008h). */
+  EXCEPTION_BITMAP: 22,
+  /** Low half: page-fault error-code mask, high half: match (SDM vol. 3C 25.2). */
+  PFEC_MASK_MATCH: 23,
+  /** Page-modification log of the running guest's hypervisor (SDM vol. 3C 29.3.6). */
+  PML_ADDRESS: 24,
+  /** 16 bits; the processor counts down. */
+  PML_INDEX: 25,
+  /** List of EPTPs between which VMFUNC leaf 0 switches (SDM vol. 3C 26.5.6.3). */
+  EPTP_LIST: 26,
+  /** VM-function controls: bit 0 EPTP switching. */
+  VM_FUNCTION_CONTROLS: 27,
 } as const;
 
 export type RegId = (typeof Reg)[keyof typeof Reg];
 
-export const REGISTER_COUNT = 22;
+export const REGISTER_COUNT = 28;
 
 /** Lower-case names by number, as the text form and reports spell them. */
 export const REGISTER_NAMES: readonly string[] = Object.keys(Reg).map((name) => name.toLowerCase());
@@ -76,6 +88,8 @@ export const EFER_SVME = 1 << 12;
 export const SECONDARY_EPT = 1 << 1;
 export const SECONDARY_VPID = 1 << 5;
 export const SECONDARY_UNRESTRICTED = 1 << 7;
+export const SECONDARY_VMFUNC = 1 << 13;
+export const SECONDARY_PML = 1 << 17;
 export const SECONDARY_MBEC = 1 << 22;
 export const SECONDARY_SPP = 1 << 23;
 

@@ -26,7 +26,10 @@ export const StepKind = {
   REGISTER_WRITE: 4,
   /** A register is known to hold `operand` from here on; how it came by that is not part of the recording. */
   REGISTER_SET: 5,
-  /** An invalidation instruction. `address`: linear address. `operand`: PCID, VPID, ASID or EPTP by instruction. */
+  /**
+   * An invalidation instruction. `address`: linear address. `operand`: PCID, VPID, ASID or EPTP by instruction. Of an
+   * EPTP switch (VMFUNC leaf 0) `operand` is the EPTP switched to; if 0, `address` is the index in the EPTP list.
+   */
   INVALIDATE: 6,
   /** VM entry or VMRUN into the guest mode and state that the REGISTER_SET steps before and after it give. */
   NESTED_ENTRY: 7,
@@ -50,6 +53,11 @@ export const StepKind = {
   SOFTWARE_WALK: 13,
   /** What the host's memory management has under a run of guest frames: `address` GPA of the first, `operand` how many. */
   HOST_PAGES: 14,
+  /**
+   * The steps from here on are those of vCPU `operand` (0 to 63; a segment begins with vCPU 0). A vCPU that was not seen
+   * before is as after a reset: all registers 0, nothing cached. Memory is common to all.
+   */
+  VCPU: 15,
 } as const;
 
 /** Names by number, as `--kind` and the counts spell them. */
@@ -170,6 +178,10 @@ export const INVALIDATION_MASK = 0xf;
 /** The type operand of INVPCID (0-3), INVEPT (1-2) and INVVPID (0-3). */
 export const INVALIDATION_TYPE_SHIFT = 11;
 export const INVALIDATION_TYPE_MASK = 7;
+
+// VCPU
+/** vCPUs that a segment can have. */
+export const MAXIMUM_VCPUS = 64;
 
 // NESTED_ENTRY and NESTED_EXIT
 export const NESTED_SVM = 1 << 7;

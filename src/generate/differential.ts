@@ -3,8 +3,9 @@
  * guest would notice and must not.
  */
 
+import type { KvmProfile } from '../formats/decode/kvm-role.ts';
 import { defaultKvmConfig, type KvmConfig } from '../formats/kvm-config.ts';
-import { Obs } from '../formats/observation.ts';
+import { OBS_DIM_MASK, OBS_DIM_SHIFT, OBS_KIND_MASK, Obs, obsMask } from '../formats/observation.ts';
 import { Reg } from '../formats/registers.ts';
 import {
   ACCESS_SOFTWARE,
@@ -15,15 +16,34 @@ import {
   StepKind,
 } from '../formats/step.ts';
 import { KvmMachine, type KvmMachineOptions } from '../machine/kvm/machine.ts';
+import type { WiringName } from '../mmu/wiring.ts';
 import { frameOf } from '../paging/guest-memory.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO } from '../paging/row-log.ts';
 import { GuestExplanations } from '../replay/guest-explanation.ts';
 import { GuestOutcome } from '../replay/guest-outcome.ts';
-import { applyStep, loadRegisters, type Program, type ProgramStep } from './program.ts';
+import { applyStep, loadRegisters, type Program, type ProgramStep, type ProgramTables } from './program.ts';
 import { Specification } from './specification.ts';
 
 /** Which tables KVM builds. */
 export const VARIANTS = ['tdp', 'tdp-legacy', 'shadow'] as const;
 export type Variant = (typeof VARIANTS)[number];
+
+/** A KVM to compare with; what is left out is as the program's header, or the profile, says. */
+export interface Host {
+  readonly variant: Variant;
+  readonly profile?: KvmProfile;
+  readonly wiring?: WiringName;
+}
+
+export function hostName({ variant, profile, wiring }: Host): string {
+  return [variant, profile, wiring].filter((part) => part !== undefined).join(' ');
+}
+
+/** Whether a KVM of that kind offers what the program makes use of: nested paging needs its own. */
+export function offers({ variant, profile }: Host, { nested, recent }: Program): boolean {
+  if (variant === 'shadow' && (nested === 'npt' || nested === 'ept')) return false;
+  return !recent || profile !== '6.1';
+}
 
 export interface Finding {
   /** Ordinal of the step, and its unit. */
@@ -40,6 +60,8 @@ export class Tally {
   accesses = 0;
   equal = 0;
   translated = 0;
+  /** Accesses of L2 that ended in an exit to L1. */
+  exits = 0;
   /** By name of a legal difference, `stale` among them. */
   readonly legal = new Map<string, number>();
   undetermined = 0;
@@ -50,24 +72,29 @@ export class Tally {
   }
 }
 
+const EXITS = obsMask(Obs.EPT_VIOLATION, Obs.EPT_MISCONFIG, Obs.NPF, Obs.PML_FULL);
 const PAGE = 0x1000;
-const ACCESSED_DIRTY = (1 << 5) | (1 << 6);
 const PFERR_P = 1 << 0;
 const PFERR_RSVD = 1 << 3;
 const PAGE_FAULT = 14;
 /** Registers that must be the guest's on both machines. */
 const COMPARED = [Reg.CR0, Reg.CR3, Reg.CR4, Reg.EFER] as const;
 
+function isExit({ kind }: GuestOutcome): boolean {
+  return ((EXITS >>> kind) & 1) !== 0;
+}
+
 function isPageFault({ kind, number }: GuestOutcome): boolean {
   return kind === Obs.EXCEPTION && number === PAGE_FAULT;
 }
 
-export function configOf({ header }: Program, variant: Variant): KvmConfig {
+export function configOf({ header }: Program, { variant, profile }: Host): KvmConfig {
   const { vendor } = header.processor;
   const base =
     header.hypervisor?.mmu ??
     defaultKvmConfig(vendor === 'intel' ? { vendor: 'intel' } : { vendor: 'amd', tdpLevel: 5 });
-  return { ...base, tdp: variant !== 'shadow', tdpMmu: variant === 'tdp' };
+  const chosen = profile === undefined ? base : { ...base, profile };
+  return { ...chosen, tdp: variant !== 'shadow', tdpMmu: variant === 'tdp' };
 }
 
 class Differential {
@@ -80,14 +107,19 @@ class Differential {
   private readonly seen = new GuestOutcome();
   private readonly expected = new GuestOutcome();
   private passedOtherwise = false;
+  private readonly remapped: boolean;
 
-  constructor(program: Program, variant: Variant, tally: Tally, options: KvmMachineOptions) {
-    this.config = configOf(program, variant);
+  constructor(program: Program, host: Host, tally: Tally, options: KvmMachineOptions) {
+    this.config = configOf(program, host);
     this.bare = new Specification(program.header);
     this.explanations = new GuestExplanations(program.header, this.config, this.bare, this.bare.history);
-    this.kvm = new KvmMachine(program.header, this.config, options);
+    this.kvm = new KvmMachine(program.header, this.config, {
+      ...(host.wiring === undefined ? {} : { wiring: host.wiring }),
+      ...options,
+    });
     this.tally = tally;
     this.tables = program.tables;
+    this.remapped = program.nested === 'npt' || program.nested === 'ept';
     loadRegisters(this.bare, program.registers);
     loadRegisters(this.kvm, program.registers);
   }
@@ -112,19 +144,27 @@ class Differential {
 
   /**
    * The tables at the end: KVM has set no A or D bit that a processor that walks for every access has not, and they
-   * differ in nothing else. Not asked once KVM has legally let something pass that a processor would not.
+   * differ in nothing else. Not asked once KVM has legally let something pass that a processor would not. With EPT or NPT
+   * of L1's either may have set bits in tables where L2's were mapped before, by what it had cached.
    */
   private accessedAndDirty(): { shape: string; text: string } | undefined {
-    const { bare, kvm } = this;
     if (this.passedOtherwise) return undefined;
-    const { frames, entryBytes } = this.tables;
+    for (const tables of this.tables) {
+      const wrong = this.wrongIn(tables);
+      if (wrong !== undefined) return wrong;
+    }
+    return undefined;
+  }
+
+  private wrongIn({ frames, entryBytes, accessedDirty }: ProgramTables): { shape: string; text: string } | undefined {
+    const { bare, kvm } = this;
     for (const frame of frames) {
       for (let offset = 0; offset < PAGE; offset += 4) {
         const address = frame * PAGE + offset;
         const [expected] = bare.readEntry(0, address, 0);
         const [seen] = kvm.readEntry(0, address, 0);
-        const bits = entryBytes === 4 || offset % 8 === 0 ? ACCESSED_DIRTY : 0;
-        if (((expected ^ seen) & ~bits) === 0 && (seen & ~expected) === 0) continue;
+        const bits = entryBytes === 4 || offset % 8 === 0 ? accessedDirty : 0;
+        if (((expected ^ seen) & ~bits) === 0 && (this.remapped || (seen & ~expected) === 0)) continue;
         const at = `0x${address.toString(16)}`;
         const text = `the entry at ${at} ends as 0x${expected.toString(16)} on a bare processor, 0x${seen.toString(16)} under KVM`;
         return { shape: 'accessed and dirty bits', text };
@@ -163,12 +203,12 @@ class Differential {
     }
     const translated = seen.kind === Obs.TRANSLATED;
     if (translated) tally.translated++;
+    if (isExit(seen)) tally.exits++;
     const unlogged = translated ? this.unlogged(each, seen) : undefined;
     if (unlogged !== undefined) return unlogged;
-    bare.probeStep(each);
-    expected.ofLog(bare.log);
-    const verdict = this.judge(ordinal, each);
     bare.applyWalking(ordinal, each);
+    expected.ofLog(bare.log);
+    const verdict = this.judge(each);
     if (isPageFault(seen) && this.dropsStale(each)) bare.pageFaulted(each);
     if (verdict === 'equal') tally.equal++;
     else if (verdict === 'undetermined') tally.undetermined++;
@@ -205,12 +245,12 @@ class Differential {
   }
 
   /** What explains the outcome under KVM, by name, or undefined. */
-  private judge(ordinal: number, { op, addressLo, addressHi }: ProgramStep): string | undefined {
+  private judge({ op, addressLo, addressHi }: ProgramStep): string | undefined {
     const { seen, expected } = this;
     if (seen.equals(expected)) return 'equal';
     if (seen.kind === Obs.NOT_MODELLED || expected.kind === Obs.NOT_MODELLED) return 'not-modelled';
-    this.bare.history.now = ordinal;
-    const explanation = this.explanations.explain(op, addressLo | 0, addressHi | 0, seen);
+    if (seen.kind === Obs.NONE && this.triesForEver()) return 'read-only-table';
+    const explanation = this.explanations.explain(op, addressLo | 0, addressHi | 0, seen, expected);
     switch (explanation.kind) {
       case 'fresh':
         return 'equal';
@@ -222,6 +262,23 @@ class Differential {
       case 'none':
         return undefined;
     }
+  }
+
+  /**
+   * 6.1 lets a processor that wants to set a bit in one of the guest's tables try again (kvm_mmu_page_fault: what is
+   * shadowed is unprotected and nothing emulated), also if the table is in a read-only slot: the guest hangs.
+   */
+  private triesForEver(): boolean {
+    const { bare, kvm, config } = this;
+    if (!config.tdp || config.profile !== '6.1') return false;
+    const { log } = bare;
+    for (let i = 0; i < log.count; i++) {
+      const isTable =
+        (log.op(i) & OBS_KIND_MASK) === Obs.ELEMENT && ((log.op(i) >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) === 0;
+      const gfn = frameOf(log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!);
+      if (isTable && kvm.host.slotOf(gfn, 0)?.readOnly === true) return true;
+    }
+    return false;
   }
 
   /** After a register write: refused by both or neither, and with the same result. */
@@ -251,12 +308,12 @@ class Differential {
 /** Runs the program on both machines; the first finding, or undefined. Counts into `tally`. */
 export function compareOn(
   program: Program,
-  variant: Variant,
+  host: Host,
   tally = new Tally(),
   options: KvmMachineOptions = {},
 ): Finding | undefined {
   tally.programs++;
-  const differential = new Differential(program, variant, tally, options);
+  const differential = new Differential(program, host, tally, options);
   const finding = differential.run(program);
   differential.release();
   return finding;

@@ -56,7 +56,9 @@ function randomPdpte(random: Random, scene: Scene): Word64 {
 function changedPdpte(random: Random, scene: Scene): Word64 {
   const { lo, hi } = randomPdpte(random, scene);
   const reserved =
-    scene.header.processor.vendor === 'intel' && random.chance(0.1) ? random.pick([W, U, A, D, PS, G]) : 0;
+    scene.header.processor.vendor === 'intel' && !scene.soundPdptes && random.chance(0.1)
+      ? random.pick([W, U, A, D, PS, G])
+      : 0;
   return { lo: (lo | reserved) >>> 0, hi };
 }
 

@@ -1,12 +1,20 @@
 /** The guest while its program is being made: what is where, which a bare machine tells. */
 
 import type { Word64 } from '../bits/word64.ts';
-import { OBS_KIND_MASK, OBS_LEVEL_MASK, OBS_LEVEL_SHIFT, Obs } from '../formats/observation.ts';
+import {
+  Dim,
+  OBS_DIM_MASK,
+  OBS_DIM_SHIFT,
+  OBS_KIND_MASK,
+  OBS_LEVEL_MASK,
+  OBS_LEVEL_SHIFT,
+  Obs,
+} from '../formats/observation.ts';
 import { CR0_PG, CR4_PCIDE, EFER_LMA, Reg } from '../formats/registers.ts';
 import { StepKind } from '../formats/step.ts';
-import { BareMachine } from '../machine/bare.ts';
+import type { BareMachine } from '../machine/bare.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from '../paging/row-log.ts';
-import { applyStep, loadRegisters, type ProgramStep } from './program.ts';
+import { applyStep, type ProgramStep } from './program.ts';
 import type { Random } from './random.ts';
 import { accepts } from './rules.ts';
 import { addressOf, type Scene, type Table } from './scene.ts';
@@ -28,12 +36,9 @@ export class Guest {
   readonly workingSet: Word64[] = [];
   private next = 0;
 
-  constructor(scene: Scene, registers: Uint32Array) {
+  constructor(scene: Scene, machine: BareMachine) {
     this.scene = scene;
-    this.machine = new BareMachine(scene.header);
-    // Nobody asks what may be stale here.
-    this.machine.memory.watcher = null;
-    loadRegisters(this.machine, registers);
+    this.machine = machine;
   }
 
   register(register: number): number {
@@ -60,9 +65,14 @@ export class Guest {
     applyStep(this.machine, this.next++, each);
   }
 
+  /** Where in L1's memory the table stands. */
+  addressOf({ frame }: Table): Word64 {
+    return addressOf(frame + this.scene.home);
+  }
+
   entryAt(table: Table, index: number): Place {
     const { entryBytes, rootLevel, rootOffset } = this.scene;
-    const base = addressOf(table.frame);
+    const base = this.addressOf(table);
     const offset = entryBytes * index + (table.level === rootLevel ? rootOffset : 0);
     const address = { lo: (base.lo + offset) >>> 0, hi: base.hi };
     const [lo, hi] = this.machine.readEntry(0, address.lo | 0, address.hi);
@@ -78,7 +88,7 @@ export class Guest {
     const places: Place[] = [];
     for (let i = 0; i < log.count; i++) {
       const op = log.op(i);
-      if ((op & OBS_KIND_MASK) !== Obs.ELEMENT) continue;
+      if ((op & OBS_KIND_MASK) !== Obs.ELEMENT || ((op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) !== Dim.GUEST) continue;
       const at = i * ROW;
       places.push({
         address: { lo: log.rows[at + ROW_ADDRESS_LO]! >>> 0, hi: log.rows[at + ROW_ADDRESS_HI]! >>> 0 },

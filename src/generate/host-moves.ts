@@ -29,7 +29,7 @@ function range(
  */
 export function hostMove(random: Random, { scene }: Guest): ProgramStep[] {
   const slot = random.pick(scene.slots);
-  const frames = [...scene.dataFrames, ...scene.tables.map(({ frame }) => frame)];
+  const frames = [...scene.dataFrames, ...scene.tables.map(({ frame }) => frame), ...scene.otherFrames];
   const { first, count } = range(random, slot, frames);
   const host = slot.userspacePage - slot.frame;
   const notifier = (what: 'unmap' | 'set-pte' | 'age' | 'test-age'): ProgramStep =>

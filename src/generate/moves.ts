@@ -30,8 +30,8 @@ import { invlpgStep, invpcidStep, type ProgramStep, rareStep, step, storeStep, w
 import type { Random } from './random.ts';
 import { addressOf } from './scene.ts';
 
-type Unit = ProgramStep[];
-type Move = (random: Random, guest: Guest) => Unit;
+export type Unit = ProgramStep[];
+export type Move = (random: Random, guest: Guest) => Unit;
 
 const PCIDS = 3;
 /** Pages looked at for one that is mapped: most accesses should get somewhere. */
@@ -56,7 +56,7 @@ export function accessTo(random: Random, guest: Guest, page: Word64): ProgramSte
   return step(op, { lo: (page.lo | (8 * random.below(512))) >>> 0, hi: page.hi });
 }
 
-const accesses: Move = (random, guest) => {
+export const accesses: Move = (random, guest) => {
   let page = guest.page(random);
   for (let tries = 0; tries < TRIES && guest.paging && !guest.isMapped(page); tries++) page = guest.page(random);
   return [accessTo(random, guest, page)];
@@ -121,7 +121,7 @@ function invpcid(random: Random, guest: Guest, page: Word64): Unit {
   return [invpcidStep(random.below(4), guest.pcide ? random.below(PCIDS) : 0, page)];
 }
 
-const edits: Move = (random, guest) => {
+export const edits: Move = (random, guest) => {
   const page = guest.page(random);
   const at = place(random, guest, page);
   const { scene } = guest;
@@ -133,10 +133,10 @@ const edits: Move = (random, guest) => {
 };
 
 /** Whole tables: cleared, filled, or copied, as by a fork. Tables of PDPTEs are left alone. */
-const tableEdits: Move = (random, guest) => {
+export const tableEdits: Move = (random, guest) => {
   const { tables, rootLevel, entryBytes } = guest.scene;
   const table = random.pick(tables.filter(({ level }) => rootLevel !== 3 || level < 3));
-  const address = addressOf(table.frame);
+  const address = guest.addressOf(table);
   const page = guest.page(random);
   const known = random.chance(0.6) ? reload(guest) : invalidation(random, guest, page);
   if (random.chance(0.25)) return [step(StepKind.CLEAR_PAGE, address), ...known];
@@ -155,18 +155,18 @@ const tableEdits: Move = (random, guest) => {
     return [fill, ...known];
   }
   const others = tables.filter(({ level }) => level === table.level);
-  const { frame } = random.pick(others);
-  const words = Uint32Array.from({ length: 1024 }, (_, i) => guest.machine.readEntry(0, (frame << 12) + 4 * i, 0)[0]);
+  const { lo } = guest.addressOf(random.pick(others));
+  const words = Uint32Array.from({ length: 1024 }, (_, i) => guest.machine.readEntry(0, lo + 4 * i, 0)[0]);
   return [rareStep({ kind: 'page-image', address, words }), ...known];
 };
 
-const invalidations: Move = (random, guest) => {
+export const invalidations: Move = (random, guest) => {
   const page = guest.page(random);
   return random.chance(0.5) ? [invlpgStep(page)] : invpcid(random, guest, page);
 };
 
 /** MOV to CR3: one of the roots, with a PCID if there are any. */
-const rootSwitches: Move = (random, guest) => {
+export const rootSwitches: Move = (random, guest) => {
   const { tables, rootLevel, rootOffset } = guest.scene;
   const { frame } = random.pick(tables.filter(({ level }) => level === rootLevel));
   const pcid = guest.pcide ? random.below(PCIDS) : 0;
@@ -174,7 +174,7 @@ const rootSwitches: Move = (random, guest) => {
   return [writeStep(Reg.CR3, addressOf(frame).lo | rootOffset | pcid, noFlush)];
 };
 
-const controlWrites: Move = (random, guest) => {
+export const controlWrites: Move = (random, guest) => {
   const cr4 = guest.register(Reg.CR4);
   const long = guest.longMode;
   const keys = guest.scene.keys;
@@ -204,7 +204,7 @@ const MOVES: readonly (readonly [number, Move])[] = [
 const HOST_MOVES: readonly (readonly [number, Move])[] = [...MOVES, [9, hostMove]];
 
 /** Stores go to memory that both machines have and that KVM may write A and D bits to. */
-function isBacked({ op, addressLo, addressHi }: ProgramStep, { scene }: Guest): boolean {
+export function isBacked({ op, addressLo, addressHi }: ProgramStep, { scene }: Guest): boolean {
   if ((op & STEP_KIND_MASK) !== StepKind.STORE || scene.slots.length === 0) return true;
   const frame = addressHi * 0x10_0000 + (addressLo >>> 12);
   return scene.slots.some((slot) => !slot.readOnly && frame >= slot.frame && frame < slot.frame + slot.pages);

@@ -16,6 +16,12 @@ import type { Stimulus } from '../trace/stimulus.ts';
 export const PAGINGS = ['4-level', '5-level', 'pae', '32-bit'] as const;
 export type Paging = (typeof PAGINGS)[number];
 
+/**
+ * Whether the guest is a hypervisor: with EPT or NPT for its guest, or `none`, without nested paging; `no`: it is none.
+ */
+export const NESTINGS = ['no', 'npt', 'ept', 'none'] as const;
+export type Nesting = (typeof NESTINGS)[number];
+
 /** A step as machines take it; halves as in the trace file. */
 export interface ProgramStep {
   /** The step word (`formats/step.ts`). */
@@ -31,8 +37,11 @@ export interface ProgramStep {
 export interface Program {
   readonly header: TraceHeader;
   readonly paging: Paging;
-  /** Guest frames of its tables, and the size of their entries. */
-  readonly tables: { readonly frames: readonly number[]; readonly entryBytes: 4 | 8 };
+  readonly nested: Nesting;
+  /** Its tables: those of the guest, of the guest's guest, and its EPT or NPT. */
+  readonly tables: readonly ProgramTables[];
+  /** Only KVMs of profile 7.3 offer what it makes use of. */
+  readonly recent: boolean;
   /** The vCPU before the first step: 2 × REGISTER_COUNT elements. */
   readonly registers: Uint32Array;
   /** Steps that belong together: a smaller program has all of a unit or nothing. */
@@ -40,6 +49,18 @@ export interface Program {
   /** So many units at the beginning that every smaller program needs, too. */
   readonly pinned: number;
 }
+
+/** Tables of one format. */
+export interface ProgramTables {
+  /** Guest frames. */
+  readonly frames: readonly number[];
+  readonly entryBytes: 4 | 8;
+  /** Accessed and dirty bits of their entries' low halves; 0: a page that is no table, which must be the same. */
+  readonly accessedDirty: number;
+}
+
+export const X86_ACCESSED_DIRTY = (1 << 5) | (1 << 6);
+export const EPT_ACCESSED_DIRTY = (1 << 8) | (1 << 9);
 
 const ZERO: Word64 = { lo: 0, hi: 0 };
 
@@ -64,6 +85,17 @@ export function storeStep(address: Word64, value: Word64, size: 4 | 8): ProgramS
 /** REGISTER_WRITE. */
 export function writeStep(register: number, lo: number, hi = 0): ProgramStep {
   return step(StepKind.REGISTER_WRITE | (register << STEP_REGISTER_SHIFT), ZERO, { lo, hi });
+}
+
+/** REGISTER_SET. */
+export function setStep(register: number, lo: number, hi = 0): ProgramStep {
+  return step(StepKind.REGISTER_SET | (register << STEP_REGISTER_SHIFT), ZERO, { lo, hi });
+}
+
+/** INVEPT, INVVPID and INVLPGA; `type` 0 where there are none. */
+export function invalidateStep(instruction: number, type: number, address: Word64, tag: Word64): ProgramStep {
+  const op = (instruction << INVALIDATION_SHIFT) | (type << INVALIDATION_TYPE_SHIFT);
+  return step(StepKind.INVALIDATE | op, address, tag);
 }
 
 export function invlpgStep(address: Word64): ProgramStep {

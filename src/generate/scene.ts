@@ -39,6 +39,12 @@ export interface Scene {
   readonly indices: readonly (readonly number[])[];
   /** Frames that pages are put into, tables not among them. */
   readonly dataFrames: readonly number[];
+  /** Its frame f stands in frame f + `home` of L1's memory: not 0 for an L2 with tables in guest-physical addresses of its own. */
+  readonly home: number;
+  /** Further frames of L1's memory that the hypervisor's moves may have to do with. */
+  readonly otherFrames: readonly number[];
+  /** PDPTEs never have reserved bits: transitions load them, and must not fail. */
+  readonly soundPdptes: boolean;
   /** Empty: one slot covers everything, and the trace says nothing of slots. */
   readonly slots: readonly SceneSlot[];
   readonly maxphyaddr: number;
@@ -46,7 +52,7 @@ export interface Scene {
   readonly header: TraceHeader;
 }
 
-const ROOT_LEVEL: Readonly<Record<Paging, number>> = { '4-level': 4, '5-level': 5, pae: 3, '32-bit': 2 };
+export const ROOT_LEVEL: Readonly<Record<Paging, number>> = { '4-level': 4, '5-level': 5, pae: 3, '32-bit': 2 };
 const FIRST_TABLE = 0x10;
 /** Host-virtual page that the first slot begins at. */
 const USERSPACE = 0x7_f000_0000;
@@ -56,7 +62,7 @@ const NEAR_FRAMES = [0x40, 0x41, 0x42, 0x43, 0x44, 0x47] as const;
 /** In slots 1 and 2, and in none. */
 const FAR_FRAMES = [0x400, 0x401, 0x600, 0x1000, 0x1001, 0x3000] as const;
 
-const SLOTS: readonly SceneSlot[] = [
+export const SLOTS: readonly SceneSlot[] = [
   { slot: 0, frame: 0, pages: 0x400, readOnly: false, userspacePage: USERSPACE },
   { slot: 1, frame: 0x400, pages: 0x800, readOnly: false, userspacePage: USERSPACE + 0x400 },
   { slot: 2, frame: 0x1000, pages: 0x400, readOnly: true, userspacePage: USERSPACE + 0x1_0000 },
@@ -88,6 +94,9 @@ export function makeScene(random: Random, paging: Paging, title: string): Scene 
     rootOffset: rootLevel === 3 ? 0x20 * random.below(3) : 0,
     indices: [[], ...Array.from({ length: rootLevel }, (_, i) => indicesAt(random, i + 1, rootLevel))],
     dataFrames: [...NEAR_FRAMES, ...FAR_FRAMES],
+    home: 0,
+    otherFrames: [],
+    soundPdptes: false,
     slots: withSlots ? SLOTS : [],
     maxphyaddr,
     keys,
@@ -116,7 +125,7 @@ export function makeScene(random: Random, paging: Paging, title: string): Scene 
   };
 }
 
-function hostOf(random: Random, vendor: 'intel' | 'amd', rootLevel: number): KvmConfig {
+export function hostOf(random: Random, vendor: 'intel' | 'amd', rootLevel: number): KvmConfig {
   return defaultKvmConfig({
     profile: random.pick(['6.1', '7.3']),
     vendor,
@@ -130,7 +139,7 @@ function hostOf(random: Random, vendor: 'intel' | 'amd', rootLevel: number): Kvm
   });
 }
 
-function indicesAt(random: Random, level: number, rootLevel: number): number[] {
+export function indicesAt(random: Random, level: number, rootLevel: number): number[] {
   if (level === 3 && rootLevel === 3) return [0, 1, 2, 3];
   const last = rootLevel === 2 ? 1023 : 511;
   if (level === 1) return [...new Set([0, 1, 2, 3, 5, 8, random.between(9, last), last])];

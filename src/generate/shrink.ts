@@ -1,9 +1,8 @@
 /** Makes a failing program smaller: delta debugging over its units (Zeller and Hildebrandt, 2002). */
 
-import { BareMachine } from '../machine/bare.ts';
-import { compareOn, type Finding, type Variant } from './differential.ts';
-import { applyStep, loadRegisters, type Program, type ProgramStep } from './program.ts';
-import { accepts } from './rules.ts';
+import { compareOn, type Finding, type Host } from './differential.ts';
+import type { Program, ProgramStep } from './program.ts';
+import { isValid } from './valid.ts';
 
 /** Runs that shrinking one program may take. */
 const MAXIMUM_RUNS = 4000;
@@ -14,32 +13,17 @@ export interface Shrunk {
   readonly runs: number;
 }
 
-/** Whether every step is one that a processor accepts, also now that others are missing. */
-export function isValid({ header, registers, units }: Program): boolean {
-  const machine = new BareMachine(header);
-  machine.memory.watcher = null;
-  loadRegisters(machine, registers);
-  const isAccepted = (each: ProgramStep, ordinal: number): boolean => {
-    if (!accepts(machine.registers, each)) return false;
-    applyStep(machine, ordinal, each);
-    return true;
-  };
-  const valid = units.flat().every(isAccepted);
-  machine.memory.release();
-  return valid;
-}
-
 type Units = readonly (readonly ProgramStep[])[];
 
 /**
  * The smallest program found that fails in the same way. `fails`: the finding of a program, if it has one;
- * by default that of `variant`.
+ * by default that on `host`.
  */
 export function shrink(
   program: Program,
-  variant: Variant,
+  host: Host,
   finding: Finding,
-  fails: (program: Program) => Finding | undefined = (each) => compareOn(each, variant),
+  fails: (program: Program) => Finding | undefined = (each) => compareOn(each, host),
 ): Shrunk {
   let runs = 0;
   let best = { ...program, units: program.units.slice(0, finding.unit + 1) };

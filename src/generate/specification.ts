@@ -19,10 +19,4 @@ export class Specification extends BareMachine {
   applyWalking(ordinal: number, each: ProgramStep): void {
     applyStep(this, ordinal, each, (each.op & STEP_KIND_MASK) === StepKind.ACCESS ? ACCESS_WALKED : 0);
   }
-
-  /** How the access would end now: the outcome is in the log. No other effect. */
-  probeStep({ op, addressLo, addressHi }: ProgramStep): void {
-    this.configure();
-    this.probe(op | ACCESS_WALKED, addressLo | 0, addressHi | 0);
-  }
 }

@@ -1,14 +1,11 @@
 /** Programs as traces: one segment each, what a bare machine makes of every step as the expected observation. */
 
-import { OBS_KIND_MASK, Obs, obsMask } from '../formats/observation.ts';
+import { OBS_KIND_MASK } from '../formats/observation.ts';
 import { BareMachine } from '../machine/bare.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_OP, ROW_VALUE_HI, ROW_VALUE_LO } from '../paging/row-log.ts';
 import { StepBuilder, type StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { applyStep, loadRegisters, type Program } from './program.ts';
-
-/** Outcomes: what a guest notices of a step. */
-export const OBSERVED = obsMask(Obs.TRANSLATED, Obs.EXCEPTION);
 
 /** Where programs go: a trace in either form. */
 export interface ProgramOutput {
@@ -28,17 +25,17 @@ export function programColumns(program: Program, notes: readonly string[] = []):
     if (stimulus === undefined) builder.step(op, addressLo, addressHi, operandLo, operandHi);
     else builder.rare(stimulus);
     applyStep(machine, ordinal++, each);
-    observe(machine, builder);
+    observe(machine, builder, program.header.observable);
   }
   machine.memory.release();
   return builder.take(program.registers);
 }
 
-function observe({ log }: BareMachine, builder: StepBuilder): void {
+function observe({ log }: BareMachine, builder: StepBuilder, observable: number): void {
   for (let at = 0; at < log.count * ROW; at += ROW) {
     const { rows } = log;
     const op = rows[at + ROW_OP]!;
-    if (((OBSERVED >>> (op & OBS_KIND_MASK)) & 1) === 0) continue;
+    if (((observable >>> (op & OBS_KIND_MASK)) & 1) === 0) continue;
     builder.observe(
       op,
       rows[at + ROW_ADDRESS_LO]!,

@@ -1,12 +1,14 @@
 /**
  * The bare machine: a processor without a hypervisor under it. Registers, memory, `cpuWalk`, `tdpWalk` (EPT or NPT)
- * and a TLB; the specification that recordings of processors and emulators are held against.
+ * and a TLB; the specification that recordings of processors and emulators are held against. With several vCPUs
+ * (`vcpus.ts`) registers and TLB are those of the one whose steps come now.
  *
  * What register writes and invalidations do to cached translations is in `invalidate.ts`.
  */
 
 import {
   Dim,
+  OBS_EXCEPTION_EXITS,
   OBS_FOUR_BYTES,
   OBS_NOT_MODELLED_SHIFT,
   OBS_PAGE_SHIFT_SHIFT,
@@ -41,7 +43,7 @@ import {
   WRITE,
 } from '../paging/access.ts';
 import { configureWalks, type PagingFeatures } from '../paging/configure.ts';
-import { PageWalk, Walk } from '../paging/page-walk.ts';
+import { Check, PageWalk, Walk } from '../paging/page-walk.ts';
 import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE } from '../paging/permissions.ts';
 import { RowLog } from '../paging/row-log.ts';
 import { secondStage, walkX86 } from '../paging/walk-x86.ts';
@@ -51,6 +53,7 @@ import { accessBits } from './access-bits.ts';
 import { Contexts } from './context.ts';
 import { pagingFeatures } from './features.ts';
 import { History } from './history.ts';
+import { interceptsException } from './intercepted.ts';
 import { invalidate, nestedTransition, writeRegister } from './invalidate.ts';
 import type { Machine } from './machine.ts';
 import { Memory } from './memory.ts';
@@ -59,6 +62,7 @@ import { RareStimuli } from './rare.ts';
 import { QUAL_LINEAR_BITS, softwareAccess } from './software.ts';
 import { TLB_DIRTY, TLB_PAGE_SHIFT_SHIFT, TLB_RIGHTS_MASK, TLB_SECOND_SHIFT, Tlb } from './tlb.ts';
 import { unmodelledFeature } from './unmodelled.ts';
+import { Vcpus } from './vcpus.ts';
 
 // V8 folds a module's own constants into the code but loads and checks imported ones at each use: copies for `hit`.
 const INDEX_BITS = PERMISSION_BITS;
@@ -81,6 +85,8 @@ const CR4_PGE = 1 << 7;
 export class BareMachine implements Machine {
   readonly kvm = null;
   readonly features: PagingFeatures;
+  /** Low half of IA32_VMX_EPT_VPID_CAP. */
+  readonly eptCapabilities: number;
   readonly log = new RowLog();
   readonly registers = new Uint32Array(2 * REGISTER_COUNT);
   readonly memory: Memory;
@@ -92,6 +98,7 @@ export class BareMachine implements Machine {
   readonly tlb = new Tlb();
   readonly contexts = new Contexts();
   readonly history: History;
+  private readonly vcpus = new Vcpus();
   private readonly rare: RareStimuli;
   /** Registers changed since the walks were set up. */
   protected stale = true;
@@ -110,6 +117,7 @@ export class BareMachine implements Machine {
   /** `memory`: physical memory, and what is known of its past; its own unless somebody else's are given. */
   constructor(header: TraceHeader, memory = new Memory(), history = new History()) {
     this.features = pagingFeatures(header);
+    this.eptCapabilities = header.processor.eptVpidCap.lo;
     this.memory = memory;
     this.history = history;
     this.cpuWalk = new PageWalk(Dim.GUEST, memory, this.log);
@@ -173,6 +181,9 @@ export class BareMachine implements Machine {
       case StepKind.RARE:
         this.rare.apply(stimuli[operandLo]!);
         break;
+      case StepKind.VCPU:
+        this.useVcpu(operandLo >>> 0);
+        break;
       case StepKind.FAULT_EXIT:
       case StepKind.VM_ENTRY:
       case StepKind.SOFTWARE_WALK:
@@ -182,6 +193,14 @@ export class BareMachine implements Machine {
       default:
         throw new Error(`step ${ordinal}: kind ${op & STEP_KIND_MASK} passed the reader unchecked`);
     }
+  }
+
+  private useVcpu(vcpu: number): void {
+    if (vcpu === this.vcpus.current) return;
+    const linearBits = this.vcpus.use(vcpu, this.registers, this.tlb, this.lastLinearBits);
+    this.lastLinearBits = linearBits ?? QUAL_LINEAR_BITS;
+    this.history.useVcpu(vcpu);
+    this.stale = true;
   }
 
   setRegister(register: number, lo: number, hi: number): void {
@@ -211,7 +230,15 @@ export class BareMachine implements Machine {
     if (!this.stale) return;
     this.stale = false;
     this.tdpWalk = configureWalks(this.registers, this.features, this.cpuWalk, this.eptWalk, this.nptWalk);
-    if (!this.contexts.update(this.registers)) this.tlb.clear();
+    if (!this.contexts.update(this.registers)) {
+      this.tlb.clear();
+      this.vcpus.forgetTranslations();
+    }
+    if (this.eptWalk.modificationLog !== null) {
+      this.memory.pageOf(
+        (this.registers[2 * Reg.PML_ADDRESS + 1]! & 0xf_ffff) * 0x10_0000 + (this.register(Reg.PML_ADDRESS) >>> 12),
+      );
+    }
     this.unmodelled = unmodelledFeature(this.registers, this.tdpWalk);
     if (this.unmodelled !== 0) this.tlb.clear();
   }
@@ -299,8 +326,7 @@ export class BareMachine implements Machine {
     }
     const efer = this.register(Reg.EFER);
     if ((efer & EFER_LMA) !== 0 && !isCanonical(lo, hi, (this.register(Reg.CR4) & CR4_LA57) !== 0)) {
-      const vector = (op & ACCESS_STACK) !== 0 ? 12 : 13;
-      log.push(Obs.EXCEPTION | (vector << OBS_VECTOR_SHIFT), 0, 0, 0, 0);
+      this.pushException((op & ACCESS_STACK) !== 0 ? 12 : 13, 0, 0, 0);
       return;
     }
     cpuWalk.software = (op & ACCESS_SOFTWARE) !== 0;
@@ -316,7 +342,7 @@ export class BareMachine implements Machine {
       if ((access & NO_AD) === 0) this.remember(lo, hi, access);
     } else if (status === Walk.PAGE_FAULT) {
       if ((access & NO_AD) === 0) this.forgetFaulting(lo, hi);
-      log.push(Obs.EXCEPTION | (14 << OBS_VECTOR_SHIFT), lo, hi, cpuWalk.errorCode, 0);
+      this.pushException(14, lo, hi, cpuWalk.errorCode);
     } else {
       this.pushSecondStageFault(lo, hi);
     }
@@ -327,6 +353,12 @@ export class BareMachine implements Machine {
     pageShift: number,
   ): void {
     this.log.push(TRANSLATED_ROW | (pageShift << ROW_PAGE_SHIFT), to.lo, to.hi, to.gpaLo, to.gpaHi);
+  }
+
+  /** An exception, which may be a VM exit. `lo`:`hi`: CR2 of #PF. */
+  pushException(vector: number, lo: number, hi: number, errorCode: number): void {
+    const exits = interceptsException(this.registers, vector, errorCode) ? OBS_EXCEPTION_EXITS : 0;
+    this.log.push(Obs.EXCEPTION | (vector << OBS_VECTOR_SHIFT) | exits, lo, hi, errorCode, 0);
   }
 
   private remember(lo: number, hi: number, access: number): void {
@@ -366,6 +398,10 @@ export class BareMachine implements Machine {
     if (second.dim === Dim.NPT) {
       // EXITINFO1 bit 33: a guest page-table page, bit 32: the final address (APM vol. 2 15.25.6).
       log.push(Obs.NPF, faultLo, faultHi, second.errorCode, ofTable ? 2 : 1);
+      return;
+    }
+    if (second.faultCheck === Check.LOG_FULL) {
+      log.push(Obs.PML_FULL, faultLo, faultHi, 0, 0);
       return;
     }
     if (second.qualificationValid) {

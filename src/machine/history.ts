@@ -2,8 +2,8 @@
  * What a processor may still have cached: the values that paging-structure entries held before, and the
  * invalidations since (SDM vol. 3A 4.10, vol. 3C 29.4; APM vol. 2 5.5, 15.16).
  *
- * Both are bounded. What had to be forgotten is remembered as such, so that a judgement can say "undetermined"
- * instead of guessing.
+ * Values are everybody's; what is cached, and invalidated, is each vCPU's own. All of it is bounded. What had to be
+ * forgotten is remembered as such, so that a judgement can say "undetermined" instead of guessing.
  */
 
 import type { MemoryWatcher } from './memory.ts';
@@ -72,9 +72,20 @@ interface Past {
   since: number;
 }
 
+/** What one vCPU may still have cached, as far as it is not told by the values of words. */
+class Cached {
+  invalidations: Invalidation[] = [];
+  /** Distinct, newest first. */
+  earlierRoots: EarlierRoot[] = [];
+  /** Words, or invalidations, have been forgotten. */
+  forgotten = false;
+}
+
 const MAXIMUM_VERSIONS_PER_WORD = 64;
 const MAXIMUM_WORDS = 1 << 18;
 const MAXIMUM_INVALIDATIONS = 1 << 14;
+/** Of all vCPUs together. */
+const MAXIMUM_ALL_INVALIDATIONS = 1 << 16;
 const MAXIMUM_ROOTS = 16;
 
 function samePage(scope: InvalidationScope, entry: CachedEntry): boolean {
@@ -117,11 +128,22 @@ export class History implements MemoryWatcher {
   /** Grows with every change of an entry that could be cached. */
   epoch = 0;
   private versions = new Map<number, Past>();
-  private invalidations: Invalidation[] = [];
-  /** Distinct, newest first. */
-  private earlierRoots: EarlierRoot[] = [];
-  /** Words, or invalidations, have been forgotten. */
-  private forgotten = false;
+  /** That of the vCPU whose steps come now. */
+  private cached = new Cached();
+  /** Of all vCPUs seen so far, by number. */
+  private readonly vcpus = new Map<number, Cached>([[0, this.cached]]);
+
+  /** The steps from here on are those of vCPU `vcpu`. One that was not seen before has nothing cached. */
+  useVcpu(vcpu: number): void {
+    let cached = this.vcpus.get(vcpu);
+    if (cached === undefined) {
+      cached = new Cached();
+      this.vcpus.set(vcpu, cached);
+      this.cached = cached;
+      this.invalidate({ what: 'everything' });
+    }
+    this.cached = cached;
+  }
 
   wordChanges(addressLo: number, addressHi: number, oldLo: number, oldHi: number): void {
     const key = wordNumber(addressLo, addressHi);
@@ -129,7 +151,7 @@ export class History implements MemoryWatcher {
     if (past === undefined) {
       if (this.versions.size >= MAXIMUM_WORDS) {
         this.versions.clear();
-        this.forgotten = true;
+        for (const each of this.vcpus.values()) each.forgotten = true;
       }
       past = { versions: [], lost: false, since: -1 };
       this.versions.set(key, past);
@@ -151,32 +173,36 @@ export class History implements MemoryWatcher {
   }
 
   invalidate(scope: InvalidationScope): void {
+    const { cached } = this;
     if (scope.what === 'everything') {
-      // Nothing older can matter any more.
-      this.versions.clear();
-      this.invalidations = [];
-      this.earlierRoots = [];
-      this.forgotten = false;
+      // Nothing older can matter to this vCPU any more; to others it can.
+      const isOnly = this.vcpus.size === 1;
+      if (isOnly) this.versions.clear();
+      cached.invalidations = isOnly ? [] : [{ scope, step: this.now }];
+      cached.earlierRoots = [];
+      cached.forgotten = false;
       return;
     }
-    if (this.versions.size === 0 && this.earlierRoots.length === 0) return;
-    if (this.invalidations.length >= MAXIMUM_INVALIDATIONS) {
-      this.invalidations = this.invalidations.slice(MAXIMUM_INVALIDATIONS / 2);
-      this.forgotten = true;
+    if (this.versions.size === 0 && cached.earlierRoots.length === 0) return;
+    const maximum = Math.min(MAXIMUM_INVALIDATIONS, MAXIMUM_ALL_INVALIDATIONS / this.vcpus.size);
+    if (cached.invalidations.length >= maximum) {
+      cached.invalidations = cached.invalidations.slice(-maximum / 2);
+      cached.forgotten = true;
     }
-    this.invalidations.push({ scope, step: this.now });
+    cached.invalidations.push({ scope, step: this.now });
   }
 
   /** The guest's root is replaced, or its PDPTE registers are (copied). The oldest of many roots is forgotten. */
   rootChanges(lo: number, hi: number, pdptes: Uint32Array): void {
-    const others = this.earlierRoots.filter(
+    const { cached } = this;
+    const others = cached.earlierRoots.filter(
       (each) => each.lo !== lo || each.hi !== hi || each.pdptes.some((word, i) => word !== pdptes[i]),
     );
-    this.earlierRoots = [{ lo, hi, pdptes: pdptes.slice(), until: this.now }, ...others.slice(0, MAXIMUM_ROOTS - 1)];
+    cached.earlierRoots = [{ lo, hi, pdptes: pdptes.slice(), until: this.now }, ...others.slice(0, MAXIMUM_ROOTS - 1)];
   }
 
   roots(): readonly EarlierRoot[] {
-    return this.earlierRoots;
+    return this.cached.earlierRoots;
   }
 
   /** Earlier values of the 8-byte word that an address is in, newest first. */
@@ -186,7 +212,7 @@ export class History implements MemoryWatcher {
 
   /** Something that could decide about the word's past has been forgotten. */
   isIncomplete(addressLo: number, addressHi: number): boolean {
-    return this.forgotten || this.versions.get(wordNumber(addressLo, addressHi))?.lost === true;
+    return this.cached.forgotten || this.versions.get(wordNumber(addressLo, addressHi))?.lost === true;
   }
 
   /** Step that gave the word its present value, -1 if none that is known did. */
@@ -196,7 +222,7 @@ export class History implements MemoryWatcher {
 
   /** Step of the first invalidation at or after step `from` that removes the entry, or undefined. */
   firstRemoval(from: number, entry: CachedEntry): number | undefined {
-    return this.invalidations.find((each) => each.step >= from && removes(each.scope, entry))?.step;
+    return this.cached.invalidations.find((each) => each.step >= from && removes(each.scope, entry))?.step;
   }
 }
 

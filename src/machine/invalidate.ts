@@ -4,7 +4,7 @@
  * what it *must* be free of is the business of `lawful.ts`, which is told of the same events.
  */
 
-import { OBS_KIND_MASK, OBS_VECTOR_SHIFT, Obs } from '../formats/observation.ts';
+import { OBS_KIND_MASK, Obs } from '../formats/observation.ts';
 import {
   CR0_CD,
   CR0_NW,
@@ -34,6 +34,7 @@ import {
 } from '../formats/step.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { BareMachine } from './bare.ts';
+import { switchByList } from './eptp-list.ts';
 import type { InvalidationScope } from './history.ts';
 import { loadPdptes } from './pdpte.ts';
 
@@ -147,8 +148,9 @@ function reloadPdptes(machine: BareMachine, cr3: number): boolean {
     log.rows[at + ROW_VALUE_LO]!,
   ];
   log.count = 0;
-  if (kind === Obs.EPT_VIOLATION || kind === Obs.EPT_MISCONFIG) log.push(last, lo, hi, qualification, 0);
-  else if (!loaded) log.push(Obs.EXCEPTION | (GENERAL_PROTECTION << OBS_VECTOR_SHIFT), 0, 0, 0, 0);
+  if (kind === Obs.EPT_VIOLATION || kind === Obs.EPT_MISCONFIG || kind === Obs.PML_FULL)
+    log.push(last, lo, hi, qualification, 0);
+  else if (!loaded) machine.pushException(GENERAL_PROTECTION, 0, 0, 0);
   return loaded;
 }
 
@@ -179,7 +181,8 @@ export function invalidate(
       history.invalidate({ what: 'address', asid: tagLo, lo, hi });
       break;
     case Invalidation.EPTP_SWITCH:
-      machine.setRegister(Reg.EPTP, tagLo, tagHi);
+      if (tagLo !== 0 || tagHi !== 0) machine.setRegister(Reg.EPTP, tagLo, tagHi);
+      else switchByList(machine, lo, hi);
       break;
     case Invalidation.INVPCID:
       tlb.clear();

@@ -117,6 +117,7 @@ export class Memory implements PhysicalMemory {
     return page << 10;
   }
 
+  /** May replace `words` if nobody wrote the page yet. */
   setEntryBits(addressLo: number, addressHi: number, lo: number): void {
     const page = this.pageForWrite(addressLo, addressHi);
     const { words } = this;

@@ -3,7 +3,7 @@
 import { Dim, elementRow, Obs } from '../formats/observation.ts';
 import { Reg } from '../formats/registers.ts';
 import { AS_READ, NO_LINEAR, OF_TABLE } from '../paging/access.ts';
-import { Walk } from '../paging/page-walk.ts';
+import { Check, Walk } from '../paging/page-walk.ts';
 import { reservedPae } from '../paging/reserved-bits.ts';
 import { walkEpt } from '../paging/walk-ept.ts';
 import type { BareMachine } from './bare.ts';
@@ -19,7 +19,8 @@ export function loadPdptes(machine: BareMachine, lo: number, hi: number): boolea
   const second = machine.tdpWalk;
   if (second?.ept) {
     if (walkEpt(second, tableLo, tableHi, OF_TABLE | NO_LINEAR | AS_READ) !== Walk.OK) {
-      if (second.qualificationValid) log.push(Obs.EPT_VIOLATION, tableLo, tableHi, second.qualification, 0);
+      if (second.faultCheck === Check.LOG_FULL) log.push(Obs.PML_FULL, tableLo, tableHi, 0, 0);
+      else if (second.qualificationValid) log.push(Obs.EPT_VIOLATION, tableLo, tableHi, second.qualification, 0);
       else log.push(Obs.EPT_MISCONFIG, tableLo, tableHi, 0, 0);
       return false;
     }

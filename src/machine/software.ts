@@ -9,10 +9,10 @@
  * - an instruction fetch that faults ends in #UD.
  */
 
-import { Dim, OBS_VECTOR_SHIFT, Obs } from '../formats/observation.ts';
+import { Dim, Obs } from '../formats/observation.ts';
 import { AccessType } from '../formats/step.ts';
 import { accessOfType, FETCH, TYPE_BITS, TYPE_SHIFT, WRITE } from '../paging/access.ts';
-import { Walk } from '../paging/page-walk.ts';
+import { Check, Walk } from '../paging/page-walk.ts';
 import { walkX86 } from '../paging/walk-x86.ts';
 import type { BareMachine } from './bare.ts';
 
@@ -24,7 +24,7 @@ export const QUAL_LINEAR_BITS = (1 << 7) | (1 << 8);
 
 /** Makes the access and logs its outcome; returns the `Walk` status. `access`: bits of `paging/access.ts`. */
 export function softwareAccess(machine: BareMachine, lo: number, hi: number, access: number): number {
-  const { cpuWalk, log } = machine;
+  const { cpuWalk } = machine;
   const rmw = (access & TYPE_BITS) >>> TYPE_SHIFT === AccessType.RMW;
   let status: number = Walk.OK;
   if (rmw) {
@@ -35,9 +35,9 @@ export function softwareAccess(machine: BareMachine, lo: number, hi: number, acc
   if (status === Walk.OK) {
     machine.pushTranslated(cpuWalk, cpuWalk.pageShift);
   } else if ((access & FETCH) !== 0) {
-    log.push(Obs.EXCEPTION | (UD << OBS_VECTOR_SHIFT), 0, 0, 0, 0);
+    machine.pushException(UD, 0, 0, 0);
   } else if (status === Walk.PAGE_FAULT) {
-    log.push(Obs.EXCEPTION | (PF << OBS_VECTOR_SHIFT), lo, hi, cpuWalk.errorCode | (rmw ? WRITE : 0), 0);
+    machine.pushException(PF, lo, hi, cpuWalk.errorCode | (rmw ? WRITE : 0));
   } else {
     secondStageFault(machine, rmw);
   }
@@ -48,7 +48,9 @@ function secondStageFault(machine: BareMachine, rmw: boolean): void {
   const { log } = machine;
   const second = machine.tdpWalk!;
   const page = second.faultLo & ~0xfff;
-  if (second.dim === Dim.NPT) {
+  if (second.faultCheck === Check.LOG_FULL) {
+    log.push(Obs.PML_FULL, page, second.faultHi, 0, 0);
+  } else if (second.dim === Dim.NPT) {
     log.push(Obs.NPF, page, second.faultHi, second.errorCode | (rmw ? WRITE : 0), 1);
   } else if (!second.qualificationValid) {
     log.push(Obs.EPT_MISCONFIG, page, second.faultHi, 0, 0);

@@ -1,5 +1,5 @@
 /**
- * The machine's translation-lookaside buffer: one array of entries per page size, direct-mapped, tagged.
+ * A vCPU's translation-lookaside buffer: one array of entries per page size, direct-mapped, tagged.
  *
  * Any replacement is lawful, so a colliding entry is simply overwritten. Every entry carries a *context*, a small
  * number that stands for (space, PCID): a space is what global translations are shared within, (VPID or ASID, EP4TA).
@@ -54,8 +54,18 @@ class SizeClass {
   }
 }
 
+/** All that one TLB holds. */
+export interface TlbContents {
+  readonly classes: readonly SizeClass[];
+  readonly fractured: boolean;
+}
+
+function emptyClasses(): readonly SizeClass[] {
+  return SHIFTS.map((shift, i) => new SizeClass(shift, INDEX_BITS[i]!));
+}
+
 export class Tlb {
-  private readonly classes = SHIFTS.map((shift, i) => new SizeClass(shift, INDEX_BITS[i]!));
+  private classes = emptyClasses();
 
   // Result of the last `find`.
   lo = 0;
@@ -128,6 +138,14 @@ export class Tlb {
     entries[at + GPA_HI] = to.gpaHi;
     entries[at + META] = meta;
     entries[at + EPOCH] = epoch;
+  }
+
+  /** Takes other contents, those of another vCPU, in the place of its own, which are returned; null: none. */
+  exchange(contents: TlbContents | null): TlbContents {
+    const { classes, fractured } = this;
+    this.classes = contents?.classes ?? emptyClasses();
+    this.fractured = contents?.fractured ?? false;
+    return { classes, fractured };
   }
 
   clear(): void {

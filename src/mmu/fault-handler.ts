@@ -6,10 +6,12 @@ import { softwareWalk } from '../paging/software-walk.ts';
 import { directMap } from './direct-fault.ts';
 import { Fault, PFERR_HI_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W, RetPf } from './fault.ts';
 import type { FaultSupport } from './fault-support.ts';
-import { FaultIn, type Slot } from './host.ts';
+import { FaultIn, isPrivate, type Slot } from './host.ts';
 import { indirectFault } from './indirect-fault.ts';
+import { Inject, type Injection, type NestedHypervisor } from './injection.ts';
 import { writeProtected } from './leaf.ts';
 import type { Mmu } from './mmu.ts';
+import { Mutant } from './mutants.ts';
 import type { ShadowPages } from './pages.ts';
 import { ENTRIES, type ShadowPage } from './shadow-page.ts';
 import { SPTE_W } from './spte.ts';
@@ -19,26 +21,22 @@ import { Request, type Vcpu } from './vcpu.ts';
 const PF_VECTOR = 14;
 const MAX_FRAME_BITS = 52;
 
-/** A fault that the guest gets. */
-export interface Injection {
-  errorCode: number;
-  lo: number;
-  hi: number;
-}
-
 export class FaultHandler implements FaultSupport {
   private readonly vcpu: Vcpu;
   private readonly pages: ShadowPages;
   private readonly tdpMmu: TdpMmu | null;
   private readonly fault = new Fault();
-  /** What the guest got while the last fault or software access was handled, or null. */
+  private readonly nested: NestedHypervisor | null;
+  /** What the guest, or its hypervisor, got while the last fault or software access was handled, or null. */
   injected: Injection | null = null;
   /** The guest is at CPL 3. */
   cpl3 = false;
-  private readonly injection: Injection = { errorCode: 0, lo: 0, hi: 0 };
+  private readonly injection: Injection = { kind: Inject.PAGE_FAULT, lo: 0, hi: 0, infoLo: 0, infoHi: 0 };
 
-  constructor(vcpu: Vcpu, tdpMmu: TdpMmu | null) {
+  /** `nested`: for a guest that runs guests of its own. */
+  constructor(vcpu: Vcpu, tdpMmu: TdpMmu | null, nested: NestedHypervisor | null = null) {
     this.vcpu = vcpu;
+    this.nested = nested;
     this.pages = vcpu.pages;
     this.tdpMmu = tdpMmu;
   }
@@ -53,6 +51,8 @@ export class FaultHandler implements FaultSupport {
     this.injected = null;
     vcpu.mmioCache.current = pages.host.generation;
     const old = pages.config.profile === '6.1';
+    // 6.1 has one qualification per vCPU, which walks update in place.
+    if (old && vcpu.exit.kind === 'ept-violation') vcpu.walkFault.qualification = vcpu.exit.infoLo;
     if (old && duringEvent && !pages.config.tdp) this.unprotectAddress(lo, hi, 0);
     if (mmu.root === null) return RetPf.RETRY;
     if ((errorCode & PFERR_RSVD) !== 0) {
@@ -61,10 +61,17 @@ export class FaultHandler implements FaultSupport {
     }
     const { fault } = this;
     fault.begin(lo, hi, errorCode, mmu.kind === 'tdp');
+    fault.stage = !old && mmu.walk.ngpa ? (errorHi & 3) << 16 : 0;
     fault.nxHugePageWorkaround = pages.config.nxHugePages;
     const done = mmu.direct ? this.directFault(mmu, fault) : indirectFault(mmu, fault, this);
+    const byWalk = (errorHi & PFERR_HI_GUEST_PAGE) !== 0;
+    if (old && done === RetPf.EMULATE && mmu.direct && byWalk && fault.present && fault.write) {
+      // The processor sets a bit in one of the guest's own tables: no instruction would do that if it were emulated.
+      pages.unprotect(fault.gfn);
+      return RetPf.RETRY;
+    }
     if (done !== RetPf.WRITE_PROTECTED) return done;
-    return this.writeProtectFault(mmu, fault, duringEvent, (errorHi & PFERR_HI_GUEST_PAGE) !== 0);
+    return this.writeProtectFault(mmu, fault, duringEvent, byWalk);
   }
 
   /** The address that was last unprotected for the guest to try again. */
@@ -92,12 +99,13 @@ export class FaultHandler implements FaultSupport {
 
   /**
    * Whoever is delivering an event must be able to write there (6.1: kvm_mmu_unprotect_page_virt). `access`: with which
-   * the address is walked, besides U. Whether anything had shadowed the frame.
+   * the address is walked, besides U; as a linear one, which the address of an L2's fault with nested paging is not
+   * (7.3, too). Whether anything had shadowed the frame.
    */
   private unprotectAddress(lo: number, hi: number, access: number): boolean {
-    const { mmu } = this.vcpu;
+    const { mmu, gvaWalk } = this.vcpu;
     if (mmu.direct) return false;
-    return softwareWalk(mmu.walk, lo, hi, (this.cpl3 ? PFERR_U : 0) | access) && this.pages.unprotect(mmu.walk.gfn);
+    return softwareWalk(gvaWalk, lo, hi, (this.cpl3 ? PFERR_U : 0) | access) && this.pages.unprotect(gvaWalk.gfn);
   }
 
   private directFault(mmu: Mmu, fault: Fault): number {
@@ -119,18 +127,31 @@ export class FaultHandler implements FaultSupport {
 
   // FaultSupport.
 
+  /** kvm_inject_emulated_page_fault. */
   injectWalkFault(walk: KvmPageWalk): void {
-    const { fault } = walk;
-    const { errorCode, addressLo, addressHi } = fault;
+    const { vcpu, injection } = this;
+    const { errorCode, addressLo, addressHi, nested } = walk.fault;
     // What forbids may be out of date in the tables: the guest must not meet it again after it has handled the fault.
     if ((errorCode & PFERR_P) !== 0 && (errorCode & PFERR_RSVD) === 0) {
-      this.vcpu.invalidateAddress(addressLo, addressHi, true, null);
+      const faulted = nested ? vcpu.mmu.walk : vcpu.gvaWalk;
+      vcpu.invalidateAddress(faulted, addressLo, addressHi, true, null);
     }
-    this.injection.errorCode = errorCode;
-    this.injection.lo = addressLo;
-    this.injection.hi = addressHi;
-    this.injected = this.injection;
-    this.pages.trace.injectException(PF_VECTOR, errorCode);
+    // A walk that began in the second stage is of what the hardware met there; a software walk only gets there.
+    if (nested) this.nested!.reflect(walk.ngpa, vcpu.exit, injection);
+    else this.injectPageFault(errorCode, addressLo, addressHi);
+    this.injected = injection;
+    if (injection.kind === Inject.PAGE_FAULT) this.pages.trace.injectException(PF_VECTOR, errorCode);
+    else this.nested!.traceInjection(injection);
+  }
+
+  private injectPageFault(errorCode: number, lo: number, hi: number): void {
+    const { injection, nested } = this;
+    const exits = nested?.active === true && nested.interceptsPageFault(errorCode);
+    injection.kind = exits ? Inject.PAGE_FAULT_EXIT : Inject.PAGE_FAULT;
+    injection.lo = lo;
+    injection.hi = hi;
+    injection.infoLo = errorCode;
+    injection.infoHi = 0;
   }
 
   slotOf(gfn: number): Slot | null {
@@ -145,15 +166,15 @@ export class FaultHandler implements FaultSupport {
   faultIn(fault: Fault, access: number): number {
     const { host, format, config } = this.pages;
     fault.invalidations = host.invalidations;
+    if (fault.slot?.invalid === true) return RetPf.RETRY;
+    if (fault.slot !== null && isPrivate(fault.slot) && this.vcpu.guestMode) fault.slot = null;
     const { slot } = fault;
     if (slot === null) {
-      const known = fault.isTdp ? { lo: 0, hi: 0 } : { lo: fault.lo, hi: fault.hi };
-      this.vcpu.mmioCache.set(known.lo, known.hi, fault.gfn, format.cachedMmioAccess(access));
+      this.cacheMmio(fault.isTdp, fault.lo, fault.hi, fault.gfn, format.cachedMmioAccess(access));
       const bits = config.tdp ? config.hostMaxphyaddr : MAX_FRAME_BITS;
       if (!format.mmioCaching || fault.gfn >= 2 ** (bits - 12)) return RetPf.EMULATE;
       return RetPf.CONTINUE;
     }
-    if (slot.invalid) return RetPf.RETRY;
     if (host.faultIn(slot, fault.gfn, fault.write) === FaultIn.READ_ONLY) return RetPf.EMULATE;
     // 7.3 looks before it takes the lock, too, and makes no room in vain (facts/kvm-mmu.md §6.8 step 9).
     if (config.profile !== '6.1' && fault.invalidations !== host.invalidations) return RetPf.RETRY;
@@ -255,7 +276,7 @@ export class FaultHandler implements FaultSupport {
     const { format, host, trace } = pages;
     const { direct } = mmu;
     const cached = direct ? vcpu.mmioCache.matchesGpa(lo, hi) : vcpu.mmioCache.matchesGva(lo, hi);
-    if (cached && vcpu.mmu === vcpu.rootMmu) return RetPf.EMULATE;
+    if (cached && (!vcpu.nested || pages.mutants.has(Mutant.NESTED_MMIO_CACHE))) return RetPf.EMULATE;
     this.fault.begin(lo, hi, PFERR_RSVD, mmu.kind === 'tdp');
     this.findLast(mmu, this.fault);
     if (this.last === null) return RetPf.RETRY;
@@ -272,7 +293,13 @@ export class FaultHandler implements FaultSupport {
     const knownLo = direct ? 0 : lo;
     const knownHi = direct ? 0 : hi;
     trace.handleMmioPageFault(knownLo, knownHi, gfn, access);
-    vcpu.mmioCache.set(knownLo, knownHi, gfn, access);
+    this.cacheMmio(direct, lo, hi, gfn, access);
     return RetPf.EMULATE;
+  }
+
+  /** The linear page is known only where faults have linear addresses: neither under TDP nor under nested TDP. */
+  private cacheMmio(physical: boolean, lo: number, hi: number, gfn: number, access: number): void {
+    const unknown = physical || (this.vcpu.nested && !this.pages.mutants.has(Mutant.NESTED_MMIO_CACHE));
+    this.vcpu.mmioCache.set(unknown ? 0 : lo, unknown ? 0 : hi, gfn, access);
   }
 }

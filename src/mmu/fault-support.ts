@@ -5,7 +5,7 @@ import type { Fault } from './fault.ts';
 import type { Slot } from './host.ts';
 
 export interface FaultSupport {
-  /** The guest's own tables forbid it: the guest gets what `walk.fault` says. */
+  /** The tables that `walk`, or its second stage, reads forbid it: the guest or its hypervisor gets what `walk.fault` says. */
   injectWalkFault(walk: KvmPageWalk): void;
   slotOf(gfn: number): Slot | null;
   /** A present entry is written to, and its frame is write-tracked. */

@@ -30,6 +30,8 @@ export class Fault {
   hi = 0;
   /** Low half of the error code. */
   errorCode = 0;
+  /** GUEST_FINAL or GUEST_PAGE, if the processor told which of L2's addresses it was (7.3, guest_mmu); else 0. */
+  stage = 0;
   write = false;
   exec = false;
   user = false;

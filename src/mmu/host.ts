@@ -18,6 +18,14 @@ export interface Slot {
   readonly userspace: number;
 }
 
+/** Ids from here on are KVM's own slots: the APIC access page and the like. */
+const FIRST_PRIVATE_ID = 32764;
+
+/** KVM's own: no guest root can be there, and L2 does not see it. Of an id, bits 31:16 are the address space. */
+export function isPrivate(slot: Slot): boolean {
+  return (slot.id & 0xffff) >= FIRST_PRIVATE_ID;
+}
+
 /** How a guest frame was resolved. */
 export const FaultIn = { OK: 0, READ_ONLY: 1, NO_SLOT: 2, NOT_RESIDENT: 3 } as const;
 

@@ -23,7 +23,7 @@ const group: EntryGroup = { lo: new Int32Array(PREFETCH), hi: new Int32Array(PRE
 /** Handles a fault; RETRY also when the guest got a #PF of its own. */
 export function indirectFault(mmu: Mmu, fault: Fault, support: FaultSupport): number {
   const { walk, pages } = mmu;
-  if (!softwareWalk(walk, fault.lo, fault.hi, fault.errorCode & ~PFERR_RSVD & ~IMPLICIT_ACCESS)) {
+  if (!softwareWalk(walk, fault.lo, fault.hi, (fault.errorCode & ~PFERR_RSVD & ~IMPLICIT_ACCESS) | fault.stage)) {
     support.injectWalkFault(walk);
     return RetPf.RETRY;
   }

@@ -3,19 +3,25 @@
  * that the table's own role names: its guest may be in another paging mode by now (facts/kvm-mmu.md §2.1, §4, §6.4).
  */
 
+import type { PagingFeatures } from '../paging/configure.ts';
 import { frameOf as frameOfEntry } from '../paging/guest-memory.ts';
 import {
+  ACC_ALL,
   adDisabled,
   childRole,
   cr0Wp,
+  cr4SmepOfPage,
+  eferNx,
   guestMode,
   has4ByteGpte,
+  passthrough,
   quadrant,
   roleAccess,
   smepWithoutWp,
   smm,
 } from '../paging/kvm-roles.ts';
 import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE } from '../paging/permissions.ts';
+import { EPT_ENTRY_KINDS, EptEntry, eptKindsAt, reservedIndex, reservedLongMode } from '../paging/reserved-bits.ts';
 import type { ShadowPages } from './pages.ts';
 import { ENTRIES, pagesOf, type ShadowPage } from './shadow-page.ts';
 import { SPTE_W } from './spte.ts';
@@ -28,14 +34,33 @@ export interface GuestTables {
   pageIndexOf(gfn: number, addressSpace: number): number;
 }
 
+/** Through which the guest's tables are seen. */
+export interface GuestView {
+  readonly guest: GuestTables;
+  /** Somebody of whom KVM does not hear has changed the table in a frame. */
+  readonly unnoticed: (gfn: number) => boolean;
+  /** What L1 is told that paging can do. */
+  readonly features: PagingFeatures;
+}
+
+/** An entry of a shadow table that is there. */
+interface Entry {
+  readonly index: number;
+  readonly lo: number;
+  readonly hi: number;
+}
+
 const PRESENT = 1 << 0;
 const PAGE_SIZE = 1 << 7;
 const EPT_RWX = 7;
 const EPT_USER_EXECUTE = 1 << 10;
+const FRAME_HI = 0xf_ffff;
 
 /** What a guest entry says, as far as an SPTE repeats it. */
 interface GuestEntry {
   readonly present: boolean;
+  /** Reserved bits, or an EPT misconfiguration: nobody may use it. */
+  readonly reserved: boolean;
   readonly accessed: boolean;
   readonly dirty: boolean;
   readonly large: boolean;
@@ -47,18 +72,11 @@ interface GuestEntry {
 }
 
 /**
- * Null, or what is wrong with a present entry of a table, whose halves are `lo`, `hi`: rights beyond those of the table,
- * or another frame or more rights than the guest's entry gives, unless the table is unsync or its guest's `unnoticed`.
+ * Null, or what is wrong with a present entry of a table: rights beyond those of the table, or another frame or more
+ * rights than the guest's entry gives, unless the table is unsync or the guest's has changed unnoticed.
  */
-export function rightsBeyond(
-  pages: ShadowPages,
-  guest: GuestTables,
-  sp: ShadowPage,
-  index: number,
-  lo: number,
-  hi: number,
-  unnoticed: (gfn: number) => boolean,
-): string | null {
+export function rightsBeyond(pages: ShadowPages, view: GuestView, sp: ShadowPage, spte: Entry): string | null {
+  const { index, lo, hi } = spte;
   const leaf = pages.format.isLeaf(lo, sp.level);
   const child = leaf ? null : pages.childOf(lo, hi);
   if (child !== null) {
@@ -68,13 +86,42 @@ export function rightsBeyond(
   const { profile } = pages.config;
   const given = roleAccess(sp.role, profile);
   if (!pages.hasGptes(sp)) {
-    if (child !== null) return null;
+    if (child !== null) return passesAll(pages, sp, child) ? null : 'passes fewer rights through than all';
     return exceeds(pages, lo, hi, given) ? 'gives more than the role of its table' : null;
   }
+  if (leaf && profile !== '6.1' && pages.format.isEmptyAccess(sp.accesses![index]!))
+    return 'is there, and has no rights';
   if (leaf && exceeds(pages, lo, hi, sp.accesses![index]!)) return 'gives more than it was last mapped with';
-  const at = guest.pageIndexOf(sp.gfn, smm(sp.role));
-  if (sp.unsync || at < 0 || unnoticed(sp.gfn)) return null;
-  return againstEntry(pages, sp, index, child, readEntry(pages, guest, sp, index, at), lo, hi);
+  const entry = entryInStep(pages, view, sp, index);
+  return entry === null ? null : againstEntry(pages, sp, spte, child, entry);
+}
+
+/**
+ * The same of an MMIO SPTE, which is for guest frame `gfn`: it stands where the guest's tables lead to that frame.
+ */
+export function mmioBeside(
+  pages: ShadowPages,
+  view: GuestView,
+  sp: ShadowPage,
+  index: number,
+  gfn: number,
+): string | null {
+  const own = pages.hasGptes(sp) ? entryInStep(pages, view, sp, index) : null;
+  if (pages.hasGptes(sp) && own === null) return null;
+  const expected = own === null ? sp.gfnAt(index) : own.pageGfn;
+  if (gfn === expected && own?.present !== false) return null;
+  return `is MMIO of gfn ${gfn.toString(16)}, and what it stands for is not`;
+}
+
+/** The guest's entry that an entry of a table shadows; null if the two may differ. */
+function entryInStep(pages: ShadowPages, view: GuestView, sp: ShadowPage, index: number): GuestEntry | null {
+  const at = view.guest.pageIndexOf(sp.gfn, smm(sp.role));
+  if (sp.unsync || at < 0 || view.unnoticed(sp.gfn)) return null;
+  return readEntry(pages, view, sp, index, at);
+}
+
+function passesAll(pages: ShadowPages, sp: ShadowPage, child: ShadowPage): boolean {
+  return !passthrough(sp.role) || roleAccess(child.role, pages.config.profile) === ACC_ALL;
 }
 
 /** A child's role is its parent's but for what may differ (facts/kvm-mmu.md §2.5); below a direct table, its frame, too. */
@@ -115,13 +162,12 @@ function spteAccess(pages: ShadowPages, lo: number, hi: number): number {
 function againstEntry(
   pages: ShadowPages,
   sp: ShadowPage,
-  index: number,
+  { index, lo, hi }: Entry,
   child: ShadowPage | null,
   entry: GuestEntry,
-  lo: number,
-  hi: number,
 ): string | null {
   if (!entry.present || !entry.accessed) return 'is there, and the guest has nothing there, or never used it';
+  if (entry.reserved) return "is there, and the guest's entry has reserved bits or is misconfigured";
   const above = roleAccess(sp.role, pages.config.profile) & entry.access;
   if (child !== null && !child.direct) {
     if (child.gfn !== entry.tableGfn) {
@@ -152,8 +198,8 @@ function isWithin(pages: ShadowPages, sp: ShadowPage, access: number, above: num
   return (access & ~supervisor) === 0;
 }
 
-function readEntry(pages: ShadowPages, guest: GuestTables, sp: ShadowPage, index: number, at: number): GuestEntry {
-  const { words } = guest.memory;
+function readEntry(pages: ShadowPages, view: GuestView, sp: ShadowPage, index: number, at: number): GuestEntry {
+  const { words } = view.guest.memory;
   const { config } = pages;
   if (has4ByteGpte(sp.role)) {
     const entries = ENTRIES / sp.level;
@@ -161,6 +207,7 @@ function readEntry(pages: ShadowPages, guest: GuestTables, sp: ShadowPage, index
     const large = sp.level === 2;
     return {
       ...x86Entry(entry, 0),
+      reserved: false,
       large: large && (entry & PAGE_SIZE) !== 0,
       tableGfn: entry >>> 12,
       pageGfn: large ? (entry >>> 22) * 0x400 + ((entry >>> 13) & 0xf) * 0x10_0000 : entry >>> 12,
@@ -168,10 +215,12 @@ function readEntry(pages: ShadowPages, guest: GuestTables, sp: ShadowPage, index
   }
   const lo = words[at + 2 * index]!;
   const hi = words[at + 2 * index + 1]!;
-  const ept = config.tdp && config.vendor === 'intel' && guestMode(sp.role);
+  // With TDP, tables of a guest that are shadowed are L1's second stage.
+  const ept = config.tdp && config.vendor === 'intel';
   const tableGfn = frameOfEntry(lo, hi);
   return {
-    ...(ept ? eptEntry(lo, config.profile, adDisabled(sp.role)) : x86Entry(lo, hi)),
+    ...(ept ? eptEntry(lo, config.profile, sp) : x86Entry(lo, hi)),
+    reserved: config.tdp && (ept ? isMisconfigured : isReserved)(pages, view.features, sp, lo, hi),
     large: (lo & PAGE_SIZE) !== 0,
     tableGfn,
     pageGfn: tableGfn - (tableGfn % pagesOf(sp.level)),
@@ -189,12 +238,43 @@ function x86Entry(lo: number, hi: number): Bits {
   };
 }
 
-function eptEntry(lo: number, profile: '6.1' | '7.3', noAd: boolean): Bits {
+function eptEntry(lo: number, profile: '6.1' | '7.3', sp: ShadowPage): Bits {
+  const noAd = adDisabled(sp.role);
+  const mbec = cr4SmepOfPage(sp.role, profile);
   const read = profile === '6.1' ? ACC_READ | ((lo & 1) << 2) : (lo & ACC_READ) | ((lo >>> 8) & ACC_USER);
   return {
-    present: (lo & (EPT_RWX | EPT_USER_EXECUTE)) !== 0,
+    present: (lo & (mbec ? EPT_RWX | EPT_USER_EXECUTE : EPT_RWX)) !== 0,
     accessed: noAd || (lo & (1 << 8)) !== 0,
     dirty: noAd || (lo & (1 << 9)) !== 0,
     access: read | (lo & ACC_WRITE) | ((lo & 4) << 1),
   };
+}
+
+/** Of an entry of L1's EPT. */
+function isMisconfigured(
+  pages: ShadowPages,
+  features: PagingFeatures,
+  sp: ShadowPage,
+  lo: number,
+  hi: number,
+): boolean {
+  const { maxphyaddr, eptExecuteOnly: executeOnly, ept2m: page2m, ept1g: page1g } = features;
+  const mbec = cr4SmepOfPage(sp.role, pages.config.profile);
+  const kind = EPT_ENTRY_KINDS[eptKindsAt({ executeOnly, mbec, page2m, page1g }) + (sp.level << 9) + eptKey(lo)];
+  return kind === EptEntry.MISCONFIGURED || (hi & FRAME_HI) >>> (maxphyaddr - 32) !== 0;
+}
+
+function eptKey(lo: number): number {
+  return (lo & 0xff) | ((lo >>> 2) & 0x100);
+}
+
+/**
+ * Of an entry of L1's NPT, by the rules for 4 and 5 levels: the page's role does not say whether it is one of PAE's, for
+ * which more is reserved.
+ */
+function isReserved(pages: ShadowPages, features: PagingFeatures, sp: ShadowPage, lo: number, hi: number): boolean {
+  const { maxphyaddr, page1g, amd } = features;
+  const masks = reservedLongMode({ maxphyaddr, page1g, amd, nx: eferNx(sp.role, pages.config.profile) });
+  const at = reservedIndex(sp.level, lo);
+  return ((lo & masks.lo[at]!) | (hi & masks.hi[at]!)) !== 0;
 }

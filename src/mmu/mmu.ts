@@ -6,7 +6,9 @@
 import { Reg } from '../formats/registers.ts';
 import { frameOf } from '../paging/guest-memory.ts';
 import type { KvmPageWalk } from '../paging/kvm-page-walk.ts';
-import { isDirect, roleLevel, withLevel, withQuadrant } from '../paging/kvm-roles.ts';
+import { guestMode, isDirect, roleLevel, withLevel, withQuadrant } from '../paging/kvm-roles.ts';
+import { readPdpte } from '../paging/software-walk.ts';
+import { isPrivate } from './host.ts';
 import { Mutant } from './mutants.ts';
 import type { ShadowPages } from './pages.ts';
 import { DUMMY_ROOT, PREVIOUS_ROOTS, type Root } from './root.ts';
@@ -47,9 +49,13 @@ export class Mmu {
     return isDirect(this.rootRole);
   }
 
+  hasRole(kind: MmuKind, rootRole: number): boolean {
+    return this.rootRole === rootRole && this.kind === kind;
+  }
+
   /** Takes over a root role; skipped (false) when it is the one in force. Frees no root. */
   init(kind: MmuKind, rootRole: number): boolean {
-    if (this.rootRole === rootRole && this.kind === kind) return false;
+    if (this.hasRole(kind, rootRole)) return false;
     this.kind = kind;
     this.rootRole = rootRole;
     this.synchroniser.rootRole = rootRole;
@@ -132,13 +138,15 @@ export class Mmu {
     const { walk } = this;
     return [0, 1, 2, 3].map((i) => {
       if (walk.rootLevel === 2) return rootGfn;
-      const lo = walk.pdptes[2 * i]!;
-      return (lo & PRESENT) === 0 ? -1 : frameOf(lo, walk.pdptes[2 * i + 1]!);
+      readPdpte(walk, i);
+      const lo = walk.entryLo[3]!;
+      return (lo & PRESENT) === 0 ? -1 : frameOf(lo, walk.entryHi[3]!);
     });
   }
 
   private isVisible(gfn: number): boolean {
-    return this.pages.host.slotOf(gfn, 0) !== null;
+    const slot = this.pages.host.slotOf(gfn, 0);
+    return slot !== null && !isPrivate(slot);
   }
 
   private put(root: Root): void {
@@ -148,6 +156,12 @@ export class Mmu {
     } else {
       for (const sp of root.pae!) if (sp !== null) this.pages.putRoot(sp);
     }
+  }
+
+  /** Frees all roots, or those for which it holds: previous ones in their order, then the current. */
+  free(which: (root: Root) => boolean = () => true): void {
+    this.freePrevious(which);
+    if (this.root !== null && which(this.root)) this.freeCurrent();
   }
 
   freeCurrent(): void {
@@ -167,15 +181,18 @@ export class Mmu {
   }
 
   unload(): void {
-    this.freePrevious(() => true);
-    this.freeCurrent();
+    this.free();
   }
 
   /** KVM_REQ_MMU_FREE_OBSOLETE_ROOTS. */
   freeObsolete(): void {
-    const isObsolete = (root: Root): boolean => root.page === null || this.pages.isObsolete(root.page);
-    this.freePrevious(isObsolete);
-    if (this.root !== null && isObsolete(this.root)) this.freeCurrent();
+    this.free((root) => root.page === null || this.pages.isObsolete(root.page));
+  }
+
+  /** kvm_mmu_free_guest_mode_roots: previous roots that were made while L2 ran. */
+  freeGuestModeRoots(): void {
+    const ofL1 = this.pages.mutants.has(Mutant.INVVPID_FREES_L1_ROOTS);
+    this.freePrevious((root) => (root.page === null || guestMode(root.page.role)) !== ofL1);
   }
 
   // The cache of roots (facts/kvm-mmu.md §8.2).

@@ -257,7 +257,8 @@ export class ShadowPages extends Tables {
         const child = this.childOf(lo, hi);
         this.unlinkChild(sptep, child);
         const orphan = this.config.tdp && guestMode(child.role) && child.parents.length === 0;
-        if (orphan && zapped !== null && child.rootCount === 0) return this.prepareZap(child, zapped);
+        // However many tables go with the child, it counts as one.
+        if (orphan && zapped !== null && child.rootCount === 0) return this.prepareZap(child, zapped) > 0 ? 1 : 0;
       }
     } else if (this.format.isMmio(lo, hi)) {
       this.clear(sptep);

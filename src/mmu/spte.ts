@@ -6,7 +6,7 @@
  */
 
 import type { KvmConfig } from '../formats/kvm-config.ts';
-import { cr4SmepOfPage } from '../paging/kvm-roles.ts';
+import { ACC_ALL, cr4SmepOfPage } from '../paging/kvm-roles.ts';
 import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE, permissionBitmap } from '../paging/permissions.ts';
 import type { Fault } from './fault.ts';
 
@@ -151,13 +151,20 @@ export class SpteFormat {
     return this.ept ? (lo & EPT_X) !== 0 : hi >= 0;
   }
 
-  private typeOf(hi: number): number {
+  /** EPT: rights that give nothing, of which no SPTE is made; elsewhere P alone lets a supervisor read. */
+  isEmptyAccess(access: number): boolean {
+    // 6.1's READ is always there; its USER stands for EPT's R.
+    return this.ept && (access & (this.profile === '6.1' ? ACC_WRITE | ACC_USER | ACC_EXEC : ACC_ALL)) === 0;
+  }
+
+  /** 0: A and D bits are the hardware's; 1: they are not used; 2: used, but D is known by write protection. */
+  adTypeOf(hi: number): number {
     return (hi >>> this.adTypeShift) & 3;
   }
 
   /** This SPTE's A and D bits are the hardware's to set. */
   adEnabledFor(hi: number): boolean {
-    return this.adEnabled && this.typeOf(hi) !== 1;
+    return this.adEnabled && this.adTypeOf(hi) !== 1;
   }
 
   isAccessTracked(lo: number, hi: number): boolean {
@@ -252,7 +259,7 @@ export class SpteFormat {
 
   /** The SPTE in `lo` and `hi` is dirty from the start. */
   addDirty(): void {
-    if (this.typeOf(this.hi) !== 1 || this.profile !== '6.1') this.lo |= this.dirty;
+    if (this.adTypeOf(this.hi) !== 1 || this.profile !== '6.1') this.lo |= this.dirty;
   }
 
   /** A large SPTE in `lo`, `hi` becomes the small one for its part `index`. `access`: rights of the new table. */

@@ -94,8 +94,8 @@ export class Synchroniser {
       else pages.clear(sptep);
       return 0;
     }
-    const empty = format.ept && (access & 0xf) === 0 && !pages.mutants.has(Mutant.KEEPS_EMPTY_SPTE);
-    if (empty || gfn !== sp.gfnAt(index)) {
+    const isEmpty = format.isEmptyAccess(access) && !pages.mutants.has(Mutant.KEEPS_EMPTY_SPTE);
+    if (isEmpty || gfn !== sp.gfnAt(index)) {
       pages.dropSpte(sptep);
       return 1;
     }
@@ -134,6 +134,8 @@ export class Synchroniser {
     }
     const gfn = gpteFrame(walk, 1, lo, hi);
     const access = this.accessOf(sp, lo, hi);
+    // 6.1 makes an SPTE without rights where levels of EPT have none in common; 7.3 makes none (facts/kvm-mmu.md §6.11).
+    if (pages.config.profile !== '6.1' && pages.format.isEmptyAccess(access)) return false;
     const slot = pages.host.slotOf(gfn, smm(sp.role));
     if (slot === null || slot.invalid) return false;
     if (noDirtyLog && (access & ACC_WRITE) !== 0 && slot.dirtyLog) return false;

@@ -185,7 +185,7 @@ export class TdpMmu implements WriteProtector {
     const oldHi = pages.hi(sptep);
     const wasPresent = format.isPresent(oldLo);
     const wasTable = wasPresent && !format.isLeaf(oldLo, sp.level);
-    if (!this.old && wasPresent && !wasTable) {
+    if (!this.old && wasPresent && !wasTable && !pages.mutants.has(Mutant.TDP_FAULT_REBUILDS)) {
       if (fault.prefetch || format.allows(oldLo, oldHi, fault, sp.role)) return RetPf.SPURIOUS;
     }
 

@@ -17,6 +17,7 @@ import {
   SP_GENERATION_SHIFT,
   SP_UNSYNC,
   TDP_SMM,
+  VMENTER_TDP,
 } from '../formats/kvm-event.ts';
 import { OBS_LEVEL_SHIFT, Obs } from '../formats/observation.ts';
 import type { RowLog } from '../paging/row-log.ts';
@@ -155,6 +156,42 @@ export class MmuTrace {
 
   injectException(vector: number, errorCode: number): void {
     this.log.push(row(KvmEvent.INJ_EXCEPTION) | (vector << INJ_VECTOR_SHIFT) | INJ_HAS_ERROR, 0, 0, errorCode, 0);
+  }
+
+  // Nested virtualisation.
+
+  /** L1 enters L2. `tdp`: with nested paging, of which `pgdLo`, `pgdHi` is the root; else L2's CR3. */
+  nestedVmenter(tdp: boolean, pgdLo: number, pgdHi: number): void {
+    this.log.push(row(KvmEvent.NESTED_VMENTER) | (tdp ? VMENTER_TDP : 0), 0, 0, pgdLo, pgdHi);
+  }
+
+  /** L2 exits to KVM, with what the processor says of it. */
+  nestedVmexit(reason: number, info1Lo: number, info1Hi: number, info2Lo: number, info2Hi: number): void {
+    this.log.push(row(KvmEvent.NESTED_VMEXIT), info2Lo, info2Hi, info1Lo, info1Hi);
+    this.log.push(MORE, reason, 0, 0, 0);
+  }
+
+  /** L1 gets an exit of L2's: with `intErr`, what the field holds, of account or not. */
+  nestedVmexitInject(
+    code: number,
+    info1Lo: number,
+    info1Hi: number,
+    info2Lo: number,
+    info2Hi: number,
+    intInfo: number,
+    intErr: number,
+  ): void {
+    this.log.push(row(KvmEvent.NESTED_VMEXIT_INJECT), info2Lo, info2Hi, info1Lo, info1Hi);
+    this.log.push(MORE, code, 0, intInfo, intErr);
+  }
+
+  /** `exceptions`: bitmap of those that L1 intercepts. */
+  nestedIntercepts(exceptions: number): void {
+    this.log.push(row(KvmEvent.NESTED_INTERCEPTS), 0, 0, exceptions, 0);
+  }
+
+  invlpga(lo: number, hi: number, asid: number): void {
+    this.log.push(row(KvmEvent.INVLPGA), lo, hi, asid, 0);
   }
 
   /** `type`: 0 read that nobody satisfied, 1 read, 2 write. */

@@ -23,6 +23,7 @@ import {
   Reg,
   SECONDARY_EPT,
   SECONDARY_MBEC,
+  SECONDARY_PML,
 } from '../formats/registers.ts';
 import type { PageWalk } from './page-walk.ts';
 import { type PermissionRules, permissionBitmap, protectionKeyMask } from './permissions.ts';
@@ -133,6 +134,10 @@ export function configureWalks(
   if (mode === GuestMode.VMX && (low(Reg.SECONDARY_CONTROLS) & SECONDARY_EPT) !== 0) {
     second = eptWalk;
     configureEpt(eptWalk, features, low(Reg.EPTP), high(Reg.EPTP), low(Reg.SECONDARY_CONTROLS));
+    // Without an address nobody has said where the log is.
+    const logs = eptWalk.ad && (low(Reg.SECONDARY_CONTROLS) & SECONDARY_PML) !== 0;
+    const told = low(Reg.PML_ADDRESS) !== 0 || high(Reg.PML_ADDRESS) !== 0;
+    eptWalk.modificationLog = logs && told ? registers : null;
   } else if (mode === GuestMode.SVM && (low(Reg.NESTED_CONTROL) & NESTED_NP_ENABLE) !== 0) {
     second = nptWalk;
     const gmet = (low(Reg.NESTED_CONTROL) & NESTED_GMET) !== 0;

@@ -7,6 +7,7 @@ import { frameOf } from './guest-memory.ts';
 import { type KvmPageWalk, PteFormat } from './kvm-page-walk.ts';
 import { ACC_READ, ACC_USER, ACC_WRITE } from './permissions.ts';
 import { reservedIndex } from './reserved-bits.ts';
+import { WalkBug } from './walk-bugs.ts';
 
 const X86_PRESENT = 1 << 0;
 const X86_ACCESSED = 1 << 5;
@@ -27,7 +28,8 @@ export function dirtyBit(walk: KvmPageWalk): number {
 
 export function isPresentGpte(walk: KvmPageWalk, lo: number): boolean {
   if (!walk.ept) return (lo & X86_PRESENT) !== 0;
-  return (lo & (walk.smep ? EPT_RWX | EPT_USER_EXECUTE : EPT_RWX)) !== 0;
+  const countsUser = walk.smep === ((walk.bugs & WalkBug.XU_PRESENCE) === 0);
+  return (lo & (countsUser ? EPT_RWX | EPT_USER_EXECUTE : EPT_RWX)) !== 0;
 }
 
 /** Asked of present entries only. */
@@ -59,8 +61,9 @@ export function gpteAccess(walk: KvmPageWalk, lo: number, hi: number): number {
 export function accessOfBits(walk: KvmPageWalk, lo: number, noExecute: number): number {
   if (!walk.ept) return (lo & (ACC_READ | ACC_WRITE | ACC_USER)) | ((noExecute ^ 1) << 3);
   const writeExecute = (lo & ACC_WRITE) | ((lo & 4) << 1);
+  const read = (walk.bugs & WalkBug.EPT_READ_IMPLIED) !== 0 ? ACC_READ : lo & ACC_READ;
   // 6.1 has R in the place of USER; READ is then implied.
-  return writeExecute | (walk.profile === '6.1' ? ACC_READ | ((lo & 1) << 2) : (lo & ACC_READ) | ((lo >>> 8) & 4));
+  return writeExecute | (walk.profile === '6.1' ? ACC_READ | (read << 2) : read | ((lo >>> 8) & ACC_USER));
 }
 
 /** Drops WRITE for a clean leaf, so that the first write faults and sets D. */

@@ -6,8 +6,10 @@
  * | who | `second` | walks |
  * | --- | --- | --- |
  * | cpuWalk (root_mmu / gva_walk) | null | CR3's tables of L1, and of an L2 without nested TDP |
- * | nestedCpuWalk (6.1: nested_mmu; 7.3: gva_walk itself) | tdpWalk | CR3's tables of an L2 with nested TDP |
+ * | gvaWalk, by wiring another one or the same | tdpWalk | CR3's tables of an L2 with nested TDP |
  * | tdpWalk (guest_mmu / ngpa_walk), `ngpa` | null | L1's EPT12 or NPT12 |
+ *
+ * Which walk is whose at what time is the business of `mmu/wiring.ts`.
  */
 
 import type { KvmProfile } from '../formats/decode/kvm-role.ts';
@@ -66,6 +68,8 @@ export const PdpteSource = {
 
 /** KVM's `x86_exception`: how the last failed walk of a vCPU failed. One record for all walks of the vCPU. */
 export class WalkFault {
+  /** The walk of the tables of whoever runs: a fault of another is one of the second stage; null: `ngpa` tells. */
+  gvaWalk: KvmPageWalk | null = null;
   /** Error code, low half. RSVD tells an EPT misconfiguration from a violation. */
   errorCode = 0;
   /** Bits 63:32: GUEST_FINAL is bit 0, GUEST_PAGE bit 1 (7.3, NPT12 only). */
@@ -111,7 +115,7 @@ export class KvmPageWalk implements CpuRole {
   features: PagingFeatures;
   readonly fault: WalkFault;
   readonly bugs: number;
-  /** The walk that translates this one's addresses, or null: set while arch.mmu is guest_mmu (mmu_is_nested). */
+  /** The walk that translates this one's addresses, or null. */
   second: KvmPageWalk | null = null;
   /** RFLAGS.AC. */
   ac = false;
@@ -185,9 +189,20 @@ export class KvmPageWalk implements CpuRole {
     this.pdpteSource = options.ngpa ? PdpteSource.MEMORY : PdpteSource.LOADED;
   }
 
-  /** Takes over a cpu role; skipped (false) when both words are those in force. */
+  /** Both words are those in force. */
+  hasRole(role: CpuRole): boolean {
+    return role.base === this.base && role.ext === this.ext;
+  }
+
+  /** Takes over a cpu role; skipped (false) when it is the one in force. */
   init(role: CpuRole): boolean {
-    if (role.base === this.base && role.ext === this.ext) return false;
+    if (this.hasRole(role)) return false;
+    this.setUp(role);
+    return true;
+  }
+
+  /** Takes over a cpu role, whatever is in force. */
+  setUp(role: CpuRole): void {
     this.base = role.base;
     this.ext = role.ext;
     const { profile, base } = this;
@@ -198,7 +213,6 @@ export class KvmPageWalk implements CpuRole {
     this.pferrFetch = hasPferrFetch(role, profile);
     this.format = this.ept ? PteFormat.EPT : formatOf(base);
     this.rebuild();
-    return true;
   }
 
   /** The next `init` is not skipped: CPUID changed, which decides about reserved bits (kvm_mmu_after_set_cpuid). */
@@ -220,7 +234,8 @@ export class KvmPageWalk implements CpuRole {
 
   /** Without TDP writes of WP are intercepted; to a second stage WP is no input. */
   private refreshesWp(): boolean {
-    return this.tdp && !this.ngpa && (this.bugs & WalkBug.OLD_WP) === 0;
+    const bug = this.second === null ? WalkBug.OLD_WP : WalkBug.OLD_WP | WalkBug.L2_OLD_WP;
+    return this.tdp && !this.ngpa && (this.bugs & bug) === 0;
   }
 
   /** Reserved bits, permissions, protection keys; nothing while paging is off. */

@@ -155,10 +155,6 @@ export function withLevel(word: number, level: number): number {
   return ((word & ~LEVEL_MASK) | level) >>> 0;
 }
 
-export function withDirect(word: number): number {
-  return (word | DIRECT) >>> 0;
-}
-
 export function withAccess(word: number, access: number, profile: KvmProfile): number {
   return ((word & ~layoutOf(profile).access) | (accessNumber(access, profile) << ACCESS_SHIFT)) >>> 0;
 }
@@ -173,6 +169,10 @@ export function guestMode(word: number): boolean {
 
 export function passthrough(word: number): boolean {
   return (word & PASSTHROUGH) !== 0;
+}
+
+export function withoutPassthrough(word: number): number {
+  return (word & ~PASSTHROUGH) >>> 0;
 }
 
 /** The address space: 1 in SMM, else 0. */

@@ -22,10 +22,12 @@ export const Walk = {
   SECOND_STAGE: 2,
   EPT_VIOLATION: 3,
   EPT_MISCONFIG: 4,
+  /** The page-modification log is full (SDM vol. 3C 29.3.6). */
+  LOG_FULL: 5,
 } as const;
 
 /** The check that ended a walk. */
-export const Check = { NONE: 0, PRESENT: 1, RESERVED: 2, PERMISSION: 3 } as const;
+export const Check = { NONE: 0, PRESENT: 1, RESERVED: 2, PERMISSION: 3, LOG_FULL: 4 } as const;
 
 /** What entry bits mean to a walk: reserved bits and permissions, rebuilt when the role changes. */
 export interface PageFormat {
@@ -70,6 +72,8 @@ export class PageWalk {
   fetchInErrorCode = false;
   /** EPT: mode-based execute control. */
   mbec = false;
+  /** EPT: the registers with the page-modification log's address and index, the latter counting down; null: no log. */
+  modificationLog: Uint32Array | null = null;
   /** EPT: exit qualification bits 11:9 are available. */
   advancedInfo = false;
   /** NPT with GMET: accesses keep their user or supervisor nature. */

@@ -119,7 +119,8 @@ function walkOnce(walk: KvmPageWalk, lo: number, hi: number, access: number): nu
     level = 2;
   }
   walk.maxLevel = level;
-  const tableAccess = USER | (walk.haveAd ? WRITE : 0) | GUEST_PAGE;
+  const setsAccessed = walk.haveAd && (walk.bugs & WalkBug.L2_TABLES_ONLY_READ) === 0;
+  const tableAccess = USER | (setsAccessed ? WRITE : 0) | GUEST_PAGE;
 
   for (; ; level--) {
     const aboveLo = allLo;
@@ -179,7 +180,7 @@ function rootRegisterOf(walk: KvmPageWalk): number {
 }
 
 /** PDPTE `index` into `entryLo[3]`, `entryHi[3]`; 0 where NPT12's table has no memslot. */
-function readPdpte(walk: KvmPageWalk, index: number): void {
+export function readPdpte(walk: KvmPageWalk, index: number): void {
   if (walk.pdpteSource === PdpteSource.MEMORY) {
     const { memory, registers } = walk;
     const rootLo = registers[2 * Reg.NCR3]!;
@@ -283,14 +284,16 @@ function fail(walk: KvmPageWalk, lo: number, hi: number, access: number, code: n
   if (walk.ept && (code & PFEC_RSVD) === 0) fault.qualification = qualificationOf(walk, access, allLo);
   fault.addressLo = lo;
   fault.addressHi = hi;
-  fault.nested = walk.ngpa;
+  fault.nested = fault.gvaWalk === null ? walk.ngpa : walk !== fault.gvaWalk;
   walk.log.push(WALKER_ERROR, 0, 0, fault.errorCode, 0);
   return FAULT;
 }
 
 /** 6.1 keeps bits 8:7 of whatever violation came last and knows reads by U; 7.3 makes all bits anew. */
 function qualificationOf(walk: KvmPageWalk, access: number, allLo: number): number {
-  const rights = (allLo & 7) << QUAL_RIGHTS_SHIFT;
+  const swapped = (walk.bugs & WalkBug.QUALIFICATION_ACC_ORDER) !== 0;
+  const bits = swapped ? ((allLo & 1) << 2) | (allLo & 2) | ((allLo >>> 2) & 1) : allLo & 7;
+  const rights = bits << QUAL_RIGHTS_SHIFT;
   if (walk.profile === '6.1') {
     let qualification = (walk.fault.qualification & (QUAL_LINEAR_VALID | QUAL_FINAL)) | rights;
     if ((access & WRITE) !== 0) qualification |= QUAL_WRITE;

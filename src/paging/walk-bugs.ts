@@ -18,4 +18,14 @@ export const WalkBug = {
   ACCESSED_BEFORE_RIGHTS: 1 << 5,
   /** Row 58: F is reported whether the guest can know it or not. */
   FETCH_ALWAYS: 1 << 6,
+  /** Row 16: of L2's tables, walked through a second stage, CR0.WP is what it was when KVM last saw it written. */
+  L2_OLD_WP: 1 << 7,
+  /** Row 23: EPT's bit 0 is not looked at: what is present may be read. */
+  EPT_READ_IMPLIED: 1 << 8,
+  /** Row 24: the rights in an EPT qualification (bits 5:3) stand in the order of `ACC_*`, not in EPT's. */
+  QUALIFICATION_ACC_ORDER: 1 << 9,
+  /** Row 27: tables are read through the second stage without write intent, although A and D bits will be set. */
+  L2_TABLES_ONLY_READ: 1 << 10,
+  /** Row 62: EPT's bit 10 counts for presence just where it does not. */
+  XU_PRESENCE: 1 << 11,
 } as const;

@@ -1,9 +1,10 @@
 /**
  * The walk of EPT: guest-physical to physical (SDM vol. 3C 29.3). Ends in a translation, an EPT violation with its
- * exit qualification, or an EPT misconfiguration.
+ * exit qualification, an EPT misconfiguration, or, where a flag had to be set, in a full page-modification log.
  */
 
 import { Dim, OBS_DIM_SHIFT, OBS_LEVEL_SHIFT, Obs } from '../formats/observation.ts';
+import { Reg } from '../formats/registers.ts';
 import {
   AS_READ,
   FETCH,
@@ -27,6 +28,8 @@ const RWX = 7;
 const USER_EXECUTE = 1 << 10;
 const ACCESSED = 1 << 8;
 const DIRTY = 1 << 9;
+/** Of the page-modification log. */
+const LOG_ENTRIES = 512;
 
 // Exit qualification of an EPT violation (SDM vol. 3C table 28-7).
 const QUAL_READ = 1 << 0;
@@ -150,7 +153,8 @@ export function walkEpt(walk: PageWalk, gpaLo: number, gpaHi: number, access: nu
   walk.leafLo = entryLo;
   walk.leafHi = entryHi;
   if (ad && ((all & ACCESSED) === 0 || (write && (entryLo & DIRTY) === 0)) && (access & KEEPS_AD) === 0) {
-    writeAccessedDirty(walk, level, write);
+    if (walk.modificationLog === null) writeAccessedDirty(walk, level, write);
+    else return writeLogged(walk, walk.modificationLog, lo, hi, access, level, write);
   }
   return OK;
 }
@@ -206,4 +210,34 @@ function writeAccessedDirty(walk: PageWalk, leafLevel: number, write: boolean): 
     memory.setEntryBits(addressLo, addressHi, old | set);
     log.push(WRITE_ROW | (level << OBS_LEVEL_SHIFT), addressLo, addressHi, old | set, log.rows[at + ROW_VALUE_HI]!);
   }
+}
+
+/**
+ * The same with page-modification logging (SDM vol. 3C 29.3.6): if a flag has to be set and the log has no room, none is
+ * and the access does not happen; a page whose leaf becomes dirty is logged.
+ */
+function writeLogged(
+  walk: PageWalk,
+  registers: Uint32Array,
+  lo: number,
+  hi: number,
+  access: number,
+  leafLevel: number,
+  write: boolean,
+): number {
+  const index = registers[2 * Reg.PML_INDEX]! & 0xffff;
+  if (index >= LOG_ENTRIES) {
+    setFault(walk, lo, hi, access);
+    walk.qualificationValid = false;
+    return walk.fault(Walk.LOG_FULL, leafLevel, Check.LOG_FULL);
+  }
+  const becomesDirty = write && (walk.leafLo & DIRTY) === 0;
+  writeAccessedDirty(walk, leafLevel, write);
+  if (!becomesDirty) return OK;
+  const at = (registers[2 * Reg.PML_ADDRESS]! & ~0xfff) | (index << 3);
+  const atHi = registers[2 * Reg.PML_ADDRESS + 1]! & 0xf_ffff;
+  walk.memory.setEntryBits(at, atHi, lo & ~0xfff);
+  walk.memory.setEntryBits(at + 4, atHi, hi);
+  registers[2 * Reg.PML_INDEX] = (index - 1) & 0xffff;
+  return OK;
 }

@@ -162,8 +162,10 @@ export function walkX86(walk: PageWalk, linearLo: number, linearHi: number, acce
   walk.gpaLo = gpaLo;
   walk.gpaHi = gpaHi;
 
+  // Without an effect there is still the question whether EPT without A/D bits lets the entries be written.
   const needsAd =
-    ((allLo & ENTRY_A) === 0 || ((access & WRITES) !== 0 && (entryLo & ENTRY_D) === 0)) && (access & KEEPS_AD) === 0;
+    ((allLo & ENTRY_A) === 0 || ((access & WRITES) !== 0 && (entryLo & ENTRY_D) === 0)) &&
+    ((access & KEEPS_AD) === 0 || (second?.ept === true && !second.ad));
   if (needsAd && !(walk.adAfterTranslation || walk.software)) {
     const status = writeAccessedDirty(walk, topLevel, level, access, rights);
     if (status !== OK) return status;
@@ -340,6 +342,7 @@ function writeAccessedDirty(
     const status = checkWriteBack(walk, second, topLevel, leafLevel, access, rights);
     if (status !== Walk.OK) return status;
   }
+  if ((access & NO_AD) !== 0) return Walk.OK;
   const rowBits = Obs.ENTRY_WRITE | (walk.dim << OBS_DIM_SHIFT) | (walk.fourByte ? OBS_FOUR_BYTES : 0);
   for (let level = topLevel; level >= leafLevel; level--) {
     const at = row[level]! * ROW;

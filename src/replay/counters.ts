@@ -24,6 +24,7 @@ const FIELDS: readonly number[] = (() => {
   fields[Obs.REGISTER] = 1;
   fields[Obs.ENTRY_AFTER] = 1;
   fields[Obs.FAULTED] = 1;
+  fields[Obs.PML_FULL] = 2;
   return fields;
 })();
 

@@ -14,10 +14,22 @@ import type { Row, SidePair } from './result.ts';
 import { rowsEvent } from './units.ts';
 
 /** Fields that tell an event from others of its kind, where it has them. */
-const PLACES = ['gfn', 'addr', 'gpa', 'gva', 'cr2_or_gpa', 'fault_address', 'level', 'exception', 'start'];
+const PLACES = [
+  'gfn',
+  'addr',
+  'gpa',
+  'gva',
+  'cr2_or_gpa',
+  'fault_address',
+  'level',
+  'exception',
+  'start',
+  'exit_reason',
+  'exit_code',
+];
 
 /** Error codes and exit qualifications: their bits tell differences apart. */
-const ERROR_CODES = ['error_code', 'pferr'];
+const ERROR_CODES = ['error_code', 'pferr', 'info1', 'exit_info1'];
 
 function fieldWord(rows: readonly Row[], { row, column, low, maskLo, maskHi }: KvmField): Word64 {
   const from = rows[row];
@@ -37,7 +49,7 @@ function eventName(rows: readonly Row[]): string {
   const event = rowsEvent(rows);
   const places = KVM_EVENT_FIELDS[event]!.filter(({ name }) => PLACES.includes(name)).map((field) => {
     const word = fieldWord(rows, field);
-    return `${field.name} ${field.kind === 'number' ? word.lo : hex(word)}`;
+    return `${field.name} ${field.kind === 'number' && field.width < 64 ? word.lo : hex(word)}`;
   });
   return [KVM_EVENT_NAMES[event]!, ...places].join(' ');
 }
@@ -137,6 +149,30 @@ function firstDifference(pairs: readonly SidePair[]): (FirstDifference & { reado
   return { at, pair, recorded: pair.recorded, replayed: beside };
 }
 
+/** What the hardware reported of an exit: KVM prints it as `kvm_nested_vmexit` and again as `kvm_page_fault`. */
+const REPORTS: Readonly<Record<number, string>> = {
+  [KvmEvent.NESTED_VMEXIT]: 'info1',
+  [KvmEvent.PAGE_FAULT]: 'error_code',
+};
+
+/** The pair's only difference if that is in what the hardware reported: the bits that differ. */
+function reportDifference(pair: SidePair): string | undefined {
+  const name = REPORTS[rowsEvent(pair.recorded)];
+  if (!isSameEvent(pair) || pair.fields.length !== 1 || pair.fields[0] !== name) return undefined;
+  return differingBits(differing(pair)[0]!, pair).join();
+}
+
+/** Whether the differences of a step are one, of which KVM may tell twice. */
+function isOneDifference(pairs: readonly SidePair[]): boolean {
+  const [first, second] = pairs;
+  if (pairs.length !== 2) return pairs.length === 1;
+  if (rowsEvent(first!.recorded) !== KvmEvent.NESTED_VMEXIT || rowsEvent(second!.recorded) !== KvmEvent.PAGE_FAULT) {
+    return false;
+  }
+  const bits = reportDifference(first!);
+  return bits !== undefined && bits === reportDifference(second!);
+}
+
 export interface EventExplanation {
   /** Index of the first pair that differs. */
   readonly at: number;
@@ -160,7 +196,7 @@ export function explainEvents(
     return { at: 0, cause, group: `${stepName(stepOp)}: order`, isOnly: true };
   }
   const { recorded, replayed, at } = first;
-  const isOnly = pairs.filter(isDifference).length === 1;
+  const isOnly = isOneDifference(pairs.filter(isDifference));
   if (recorded.length > 0 && replayed.length > 0 && rowsEvent(recorded) < 0 && rowsEvent(replayed) < 0) {
     const cause = causeOf(stepOp, recorded, replayed, 0, registers);
     return { at, cause, group: groupOf(stepOp, recorded[0], replayed[0]), isOnly };

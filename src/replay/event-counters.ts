@@ -4,8 +4,9 @@
  * it, and all other bits.
  */
 
-import { KVM_EVENT_COUNT, KVM_EVENT_NAMES, KvmEvent } from '../formats/kvm-event.ts';
+import { KVM_EVENT_COUNT, KVM_EVENT_NAMES } from '../formats/kvm-event.ts';
 import { KVM_EVENT_FIELDS } from '../formats/kvm-event-fields.ts';
+import { hasFinding } from './event-inputs.ts';
 
 /** What a field that was equal tells. */
 export const FieldCounter = {
@@ -88,12 +89,13 @@ const SLOTS: readonly Slots[] = (() => {
     const names: { name: string; at: number }[] = [];
     const field: number[] = [];
     const frame: number[] = [];
-    for (const { name, kind } of fields) {
+    for (const each of fields) {
+      const { name, kind } = each;
       const own = take();
       field.push(own);
       names.push({ name, at: own });
-      // The frame of an SPTE; which bits of an error code say what the tables hold (`event-match.ts`).
-      const second = kind === 'spte' ? `${name} frame` : isErrorCode(event, name) ? `${name} of the tables` : '';
+      // The frame of an SPTE; which bits of an error code say what the tables hold (`event-inputs.ts`).
+      const second = kind === 'spte' ? `${name} frame` : hasFinding(event, each) ? `${name} of the tables` : '';
       const other = second === '' ? -1 : take();
       frame.push(other);
       if (other >= 0) names.push({ name: second, at: other });
@@ -101,10 +103,6 @@ const SLOTS: readonly Slots[] = (() => {
     return { field, frame, names };
   });
 })();
-
-function isErrorCode(event: number, name: string): boolean {
-  return event === KvmEvent.PAGE_FAULT && name === 'error_code';
-}
 
 const SLOT_COUNT = SLOTS.reduce((sum, { names }) => sum + names.length * COUNTERS, 0);
 

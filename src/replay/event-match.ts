@@ -7,9 +7,11 @@
 import { KVM_MORE_ROWS, KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
 import { KVM_EVENT_FIELDS, type KvmField } from '../formats/kvm-event-fields.ts';
 import { OBS_LEARNED, OBS_LEVEL_MASK, OBS_LEVEL_SHIFT } from '../formats/observation.ts';
+import { StepKind } from '../formats/step.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO, type RowLog } from '../paging/row-log.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import { type EventCounters, FieldCounter } from './event-counters.ts';
+import { comparedBits, isFinding, isInput } from './event-inputs.ts';
 import type { FrameNames } from './frames.ts';
 import type { Row, WrongFrame } from './result.ts';
 
@@ -57,8 +59,11 @@ export class EventMatcher {
   private readonly counters: EventCounters;
   /** Bits of role words that the recording tells. */
   private readonly roleMask: number;
+  private readonly vendor: 'amd' | 'intel' | null;
   /** What the machine was told just ahead of the step because the step shows it: nothing, rights of pages, anything. */
   told: 'nothing' | 'pages' | 'anything' = 'nothing';
+  /** Kind of the step under way. */
+  step = 0;
   /** The step under way was itself concluded from its events: what it is about is no prediction. */
   concluded = false;
   private recordedOp = 0;
@@ -66,10 +71,12 @@ export class EventMatcher {
   private readonly recorded = new Uint32Array(SCRATCH);
   private readonly replayed = new Uint32Array(SCRATCH);
 
-  constructor(names: FrameNames, counters: EventCounters, roleMask: number) {
+  /** `vendor`: whose exits the recording tells of; null: both sides are machines, and every bit is compared. */
+  constructor(names: FrameNames, counters: EventCounters, roleMask: number, vendor: 'amd' | 'intel' | null = null) {
     this.names = names;
     this.counters = counters;
     this.roleMask = roleMask;
+    this.vendor = vendor;
   }
 
   /** Takes the event at row `row` of a trace. */
@@ -123,12 +130,13 @@ export class EventMatcher {
     return KVM_EVENT_FIELDS[event]!.flatMap((field, i) => (this.fieldMatches(event, field) ? [] : [i]));
   }
 
-  /** Binds the frames of two events that match, and counts their fields. `ofStimulus`: a fault told by the step itself. */
-  commit(ofStimulus: boolean, predictsFaults: boolean, learned: boolean): void {
+  /** Binds the frames of two events that match, and counts their fields. */
+  commit(predictsFaults: boolean, learned: boolean): void {
     const event = kvmEventOf(this.recordedOp);
     const fields = KVM_EVENT_FIELDS[event]!;
     const { counters } = this;
     const level = levelOf(event, this.recordedOp);
+    const foundHere = predictsFaults && this.step === StepKind.FAULT_EXIT;
     for (let i = 0; i < fields.length; i++) {
       const field = fields[i]!;
       switch (field.kind) {
@@ -141,8 +149,8 @@ export class EventMatcher {
           counters.field(event, i, this.bind(field, level));
           break;
         default:
-          counters.field(event, i, this.plainCounter(event, field, ofStimulus, learned));
-          if (ofStimulus && predictsFaults && event === KvmEvent.PAGE_FAULT && field.name === 'error_code') {
+          counters.field(event, i, this.plainCounter(event, field, learned));
+          if (foundHere && isFinding(event, field, this.exitReason(event))) {
             counters.second(event, i, FieldCounter.PREDICTED);
           }
       }
@@ -150,8 +158,8 @@ export class EventMatcher {
     counters.equal(event);
   }
 
-  private plainCounter(event: number, field: KvmField, ofStimulus: boolean, learned: boolean): number {
-    if (event === KvmEvent.PAGE_FAULT && ofStimulus) return FieldCounter.INPUT;
+  private plainCounter(event: number, field: KvmField, learned: boolean): number {
+    if (isInput(event, field, this.step) || this.bitsCompared(event, field) === 0) return FieldCounter.INPUT;
     if (this.told === 'anything') return FieldCounter.LEARNED;
     if (this.concluded && CONCLUDED_FROM[event]?.includes(field.name) === true) return FieldCounter.INPUT;
     if (event !== KvmEvent.PAGING_ELEMENT || field.name !== 'pte') return FieldCounter.PREDICTED;
@@ -209,13 +217,27 @@ export class EventMatcher {
     }
     if (kind === Frame.NONE) {
       const lo = (this.lo(field) ^ this.lo(field, this.replayed)) & field.maskLo;
-      return (lo | ((this.hi(field) ^ this.hi(field, this.replayed)) & field.maskHi)) === 0;
+      const hi = (this.hi(field) ^ this.hi(field, this.replayed)) & field.maskHi;
+      if ((lo | hi) === 0) return true;
+      const compared = this.bitsCompared(event, field);
+      return compared === 0 || ((lo & compared) | hi) === 0;
     }
     if (!this.sameButFrame(field)) return false;
     const recorded = this.frame(field, this.recorded);
     const replayed = this.frame(field, this.replayed);
     if (kind === Frame.TABLE) return this.names.tableFits(replayed, recorded);
     return this.names.pageFits(replayed, recorded, this.mappingLevel(event, field));
+  }
+
+  /** A VM exit's reason; 0 for other events. */
+  private exitReason(event: number): number {
+    return event === KvmEvent.NESTED_VMEXIT ? this.recorded[SCRATCH_ROW]! : 0;
+  }
+
+  private bitsCompared(event: number, field: KvmField): number {
+    if (this.vendor === null) return -1;
+    const interruption = event === KvmEvent.NESTED_VMEXIT_INJECT ? this.recorded[SCRATCH_ROW + 2]! : 0;
+    return comparedBits(event, field, this.step, this.vendor, interruption);
   }
 
   /** What kind of frame both sides' field holds; NONE if it is compared as it is. */

@@ -84,7 +84,7 @@ export class EventComparison {
     this.told = eventsTold(header);
     this.unknown = new Set(header.unknown ?? []);
     this.knownEntries = this.unknown.size > 0 && view.config.tdpMmu ? new KnownEntries() : null;
-    this.matcher = new EventMatcher(this.names, this.counters, this.told.roleBits);
+    this.matcher = new EventMatcher(this.names, this.counters, this.told.roleBits, view.config.vendor);
   }
 
   beginStep(): void {
@@ -150,10 +150,11 @@ export class EventComparison {
     const { matcher } = this;
     const event = kvmEventOf(columns.observationOp[row]!);
     if (event !== kvmEventOf(log.op(at)) || event >= KVM_EVENT_COUNT) return false;
+    matcher.step = stepKind;
     matcher.takeRecorded(columns, row);
     matcher.takeReplayed(log, at);
     if (!matcher.matches()) return false;
-    matcher.commit(stepKind === StepKind.FAULT_EXIT, this.view.predictsFaults, learned);
+    matcher.commit(this.view.predictsFaults, learned);
     if (this.knownEntries !== null) {
       const { observationOp, observationAddress } = columns;
       this.knownEntries.learn(
@@ -222,11 +223,11 @@ export class EventComparison {
       units.map(placeKey),
       units.map(kindKey),
     ];
-    const ofStimulus = (stepOp & STEP_KIND_MASK) === StepKind.FAULT_EXIT;
+    this.matcher.step = stepOp & STEP_KIND_MASK;
     return sideBySide(keys(recorded), keys(replayed)).map(([a, b]) => {
       const pair = this.pairOf(recorded[a], replayed[b], sameRow);
       const before = recorded[a] !== undefined && recorded[a].at < this.reached;
-      this.take(pair, before, ofStimulus);
+      this.take(pair, before);
       return pair;
     });
   }
@@ -253,7 +254,7 @@ export class EventComparison {
   }
 
   /** Counts a pair, but for those before the first difference, and binds what it names. */
-  private take(pair: SidePair, counted: boolean, ofStimulus: boolean): void {
+  private take(pair: SidePair, counted: boolean): void {
     const { counters, matcher, view } = this;
     const event = rowsEvent(pair.recorded.length > 0 ? pair.recorded : pair.replayed);
     if (event < 0) return;
@@ -263,7 +264,7 @@ export class EventComparison {
       case 'equal':
         if (counted) return;
         if (isHostEvent(event)) this.countHost(event);
-        else matcher.commit(ofStimulus, view.predictsFaults, false);
+        else matcher.commit(view.predictsFaults, false);
         this.knownEntries?.learn(event, pair.recorded[0]!.op, pair.recorded[0]!.addressLo, pair.recorded[0]!.addressHi);
         return;
       case 'differs':

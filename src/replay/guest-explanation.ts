@@ -14,9 +14,11 @@ import { ACCESS_SOFTWARE } from '../formats/step.ts';
 import { BareMachine } from '../machine/bare.ts';
 import type { History } from '../machine/history.ts';
 import { LawfulOutcomes } from '../machine/lawful.ts';
+import { OF_TABLE } from '../paging/access.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO } from '../paging/row-log.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { GuestOutcome } from './guest-outcome.ts';
+import { reportByKvm } from './kvm-exit-report.ts';
 import { type GuestView, LEGAL_DIFFERENCES, type LegalDifference } from './legal-differences.ts';
 
 export type GuestExplanation =
@@ -44,23 +46,38 @@ export class GuestExplanations {
     this.lawful = new LawfulOutcomes(this.twin);
   }
 
-  /** `seen`: how the ACCESS step with word `op` ended for the guest on KVM. Has no effect on the bare machine. */
-  explain(op: number, lo: number, hi: number, seen: GuestOutcome): GuestExplanation {
+  /**
+   * `seen`: how the ACCESS step with word `op` ended for the guest on KVM, `expected`: how it just did on the bare
+   * machine, if that made it. Has no effect on that.
+   */
+  explain(op: number, lo: number, hi: number, seen: GuestOutcome, expected?: GuestOutcome): GuestExplanation {
     // The guest faults for ever: nothing explains that.
     if (seen.kind === Obs.NONE) return { kind: 'none' };
     const plain = this.view(op, seen);
     const first = this.under(plain, lo, hi, seen);
     if (first.kind === 'fresh' || first.kind === 'stale') return first;
-    const changed = LEGAL_DIFFERENCES.filter((entry) => entry.change(this.view(op, seen)));
-    const all = this.view(op, seen);
-    for (const entry of changed) {
+    const report = expected === undefined ? undefined : this.reportOf(op, seen, expected);
+    if (report !== undefined) return { kind: 'legal', by: [report] };
+    const applying = LEGAL_DIFFERENCES.filter((entry) => entry.change(this.view(op, seen)));
+    for (const entries of subsets(applying)) {
       const view = this.view(op, seen);
-      entry.change(view);
-      entry.change(all);
-      if (this.isExplained(view, lo, hi, seen)) return { kind: 'legal', by: [entry] };
+      for (const entry of entries) entry.change(view);
+      if (this.isExplained(view, lo, hi, seen)) return { kind: 'legal', by: entries };
     }
-    if (changed.length > 1 && this.isExplained(all, lo, hi, seen)) return { kind: 'legal', by: changed };
     return first;
+  }
+
+  /** The entry that lets KVM tell of what happened on the bare machine in its own way, if that is all that differs. */
+  private reportOf(op: number, seen: GuestOutcome, expected: GuestOutcome): LegalDifference | undefined {
+    const { outcome, bare, config } = this;
+    const entry = LEGAL_DIFFERENCES.find((each) => {
+      const view = this.view(op, seen);
+      return each.change(view) && view.reportedByKvm;
+    });
+    if (entry === undefined) return undefined;
+    outcome.copy(expected);
+    reportByKvm(outcome, bare, config.profile, (op & ACCESS_SOFTWARE) !== 0, seen);
+    return outcome.equals(seen) ? entry : undefined;
   }
 
   /** Walks for the access with the tables as they stand; without effect, but for `forEachRead`. */
@@ -68,12 +85,12 @@ export class GuestExplanations {
     this.under(this.view(op, seen), lo, hi, seen);
   }
 
-  /** Calls `each` for the guest's entries that the walk reads which the last explanation rests on. */
-  forEachRead(each: (addressLo: number, addressHi: number) => void): void {
+  /** Calls `each` for the entries, of all tables, that the walk reads which the last explanation rests on. */
+  forEachRead(each: (row: number, addressLo: number, addressHi: number) => void): void {
     const { log } = this.twin;
     for (let i = 0; i < log.count; i++) {
       if ((log.op(i) & OBS_KIND_MASK) !== Obs.ELEMENT) continue;
-      each(log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!);
+      each(log.op(i), log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!);
     }
   }
 
@@ -83,6 +100,9 @@ export class GuestExplanations {
       registers: this.bare.registers.slice(),
       config: this.config,
       reportsFetches: false,
+      reportedByKvm: false,
+      fetchesWithoutRead: false,
+      exited: seen.kind === Obs.EPT_VIOLATION || seen.kind === Obs.NPF,
       translated: seen.kind === Obs.TRANSLATED,
       read: (lo, hi) => this.bare.readEntry(Obs.ENTRY_AFTER, lo, hi),
     };
@@ -103,9 +123,15 @@ export class GuestExplanations {
     if (view.reportsFetches) twin.cpuWalk.fetchInErrorCode = true;
     const isSeen = (): boolean => {
       outcome.ofLog(twin.log);
+      if (view.reportedByKvm) {
+        reportByKvm(outcome, twin, this.config.profile, (op & ACCESS_SOFTWARE) !== 0, seen);
+      }
       return outcome.equals(seen);
     };
     twin.probe(op, lo, hi);
+    // What tables are read for stays as it is: only a fault of the page itself goes away.
+    const byPage = twin.failedWalk() === twin.tdpWalk && ((twin.tdpWalk?.faultAccess ?? 0) & OF_TABLE) === 0;
+    if (view.fetchesWithoutRead && byPage) twin.probe(op & ~ACCESS_SOFTWARE, lo, hi);
     if (isSeen()) return { kind: 'fresh' };
     // Software that walks for the guest caches nothing.
     if ((op & ACCESS_SOFTWARE) !== 0) return { kind: 'none' };
@@ -121,4 +147,11 @@ export class GuestExplanations {
         return { kind: 'none' };
     }
   }
+}
+
+/** All choices of one or more, fewest first: the simplest explanation counts. */
+function subsets<T>(all: readonly T[]): T[][] {
+  const chosen: T[][] = [];
+  for (let mask = 1; mask < 1 << all.length; mask++) chosen.push(all.filter((_, i) => ((mask >>> i) & 1) !== 0));
+  return chosen.sort((a, b) => a.length - b.length);
 }

@@ -1,9 +1,13 @@
-/** How an access ended as the guest sees it: which guest-physical address it reached, or which exception it raised. */
+/**
+ * How an access ended as the guest sees it: which guest-physical address it reached, which exception it raised, or, of a
+ * guest's guest, with which exit its hypervisor gets control.
+ */
 
 import { hex64 } from '../bits/word64.ts';
 import { exceptionName } from '../formats/decode/fault.ts';
 import {
   NOT_MODELLED_NAMES,
+  OBS_EXCEPTION_EXITS,
   OBS_FAULTS,
   OBS_KIND_MASK,
   OBS_NAMES,
@@ -29,6 +33,9 @@ import type { StepColumns } from '../trace/columns.ts';
 const OUTCOMES = OBS_FAULTS | obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED, Obs.NOT_MODELLED);
 const PAGE_FAULT = 14;
 
+/** Whether the guest-linear address of an EPT exit is known. */
+const Linear = { ABSENT: 0, GIVEN: 1, NOT_RECORDED: 2 } as const;
+
 /** One outcome, filled anew for each access. Page sizes and how the tables were read do not belong to it. */
 export class GuestOutcome {
   /** One of `Obs`: TRANSLATED, EXCEPTION, …; NONE: nothing is known of it. */
@@ -41,6 +48,12 @@ export class GuestOutcome {
   /** Error code, exit qualification or EXITINFO1. */
   valueLo = 0;
   valueHi = 0;
+  /** EXCEPTION: the hypervisor of the running guest intercepts it. */
+  exits = false;
+  /** EPT exits: the guest-linear address, and whether there is one. */
+  private linear: number = Linear.ABSENT;
+  private linearLo = 0;
+  private linearHi = 0;
 
   /** Takes the last outcome in a machine's log. */
   ofLog(log: RowLog): void {
@@ -48,6 +61,8 @@ export class GuestOutcome {
     const { rows } = log;
     for (let at = (log.count - 1) * ROW; at >= 0; at -= ROW) {
       const op = rows[at + ROW_OP]!;
+      if ((op & OBS_KIND_MASK) === Obs.EXIT_LINEAR)
+        this.setLinear(rows[at + ROW_ADDRESS_LO]!, rows[at + ROW_ADDRESS_HI]!);
       if (((OUTCOMES >>> (op & OBS_KIND_MASK)) & 1) === 0) continue;
       this.set(
         op,
@@ -60,9 +75,10 @@ export class GuestOutcome {
     }
   }
 
-  /** Takes what was recorded of step `index`. */
-  ofColumns(columns: StepColumns, index: number): void {
+  /** Takes what was recorded of step `index`. `seesLinear`: the recorder sees guest-linear addresses of EPT exits. */
+  ofColumns(columns: StepColumns, index: number, seesLinear: boolean): void {
     this.clear();
+    if (!seesLinear) this.linear = Linear.NOT_RECORDED;
     if (expectsAddress(columns.op[index]!)) {
       this.set(Obs.TRANSLATED, columns.operand[2 * index]!, columns.operand[2 * index + 1]!, 0, 0);
       return;
@@ -70,8 +86,9 @@ export class GuestOutcome {
     const begin = index === 0 ? 0 : columns.observationEnd[index - 1]!;
     for (let row = columns.observationEnd[index]! - 1; row >= begin; row--) {
       const op = columns.observationOp[row]!;
-      if (((OUTCOMES >>> (op & OBS_KIND_MASK)) & 1) === 0) continue;
       const { observationAddress: address, observationValue: value } = columns;
+      if ((op & OBS_KIND_MASK) === Obs.EXIT_LINEAR) this.setLinear(address[2 * row]!, address[2 * row + 1]!);
+      if (((OUTCOMES >>> (op & OBS_KIND_MASK)) & 1) === 0) continue;
       this.set(op, address[2 * row]!, address[2 * row + 1]!, value[2 * row]!, value[2 * row + 1]!);
       return;
     }
@@ -79,6 +96,28 @@ export class GuestOutcome {
 
   clear(): void {
     this.set(Obs.NONE, 0, 0, 0, 0);
+    this.linear = Linear.ABSENT;
+    this.linearLo = 0;
+    this.linearHi = 0;
+  }
+
+  copy(other: GuestOutcome): void {
+    this.kind = other.kind;
+    this.number = other.number;
+    this.lo = other.lo;
+    this.hi = other.hi;
+    this.valueLo = other.valueLo;
+    this.valueHi = other.valueHi;
+    this.exits = other.exits;
+    this.linear = other.linear;
+    this.linearLo = other.linearLo;
+    this.linearHi = other.linearHi;
+  }
+
+  private setLinear(lo: number, hi: number): void {
+    this.linear = Linear.GIVEN;
+    this.linearLo = lo >>> 0;
+    this.linearHi = hi >>> 0;
   }
 
   private set(op: number, lo: number, hi: number, valueLo: number, valueHi: number): void {
@@ -86,6 +125,7 @@ export class GuestOutcome {
     const translated = kind === Obs.TRANSLATED;
     this.kind = kind;
     this.number = 0;
+    this.exits = kind === Obs.EXCEPTION && (op & OBS_EXCEPTION_EXITS) !== 0;
     if (kind === Obs.EXCEPTION) this.number = (op >>> OBS_VECTOR_SHIFT) & OBS_VECTOR_MASK;
     else if (kind === Obs.NOT_MODELLED) this.number = (op >>> OBS_NOT_MODELLED_SHIFT) & OBS_NOT_MODELLED_MASK;
     const hasAddress = kind !== Obs.EXCEPTION || this.number === PAGE_FAULT;
@@ -106,11 +146,18 @@ export class GuestOutcome {
       this.lo === other.lo &&
       this.hi === other.hi &&
       this.valueLo === other.valueLo &&
-      this.valueHi === other.valueHi
+      this.valueHi === other.valueHi &&
+      this.exits === other.exits &&
+      this.sameLinear(other)
     );
   }
 
-  /** `translated to 0x5008`, `#PF error 0x2 cr2 0x7000`. */
+  private sameLinear(other: GuestOutcome): boolean {
+    if (this.linear === Linear.NOT_RECORDED || other.linear === Linear.NOT_RECORDED) return true;
+    return this.linear === other.linear && this.linearLo === other.linearLo && this.linearHi === other.linearHi;
+  }
+
+  /** `translated to 0x5008`, `#PF error 0x2 cr2 0x7000`, `ept-violation 0x181 at 0x5000 linear 0x7000`. */
   get text(): string {
     const address = `0x${hex64(this.lo, this.hi)}`;
     const value = `0x${hex64(this.valueLo, this.valueHi)}`;
@@ -121,15 +168,17 @@ export class GuestOutcome {
         return `translated to ${address}`;
       case Obs.EXCEPTION: {
         const cr2 = this.number === PAGE_FAULT ? ` cr2 ${address}` : '';
-        return `${exceptionName(this.number)} error ${value}${cr2}`;
+        return `${exceptionName(this.number)} error ${value}${cr2}${this.exits ? ', intercepted' : ''}`;
       }
       case Obs.NOT_MODELLED:
         return `not modelled: ${this.notModelled}`;
       case Obs.COMPLETED:
       case Obs.FAULTED:
         return OBS_NAMES[this.kind]!;
-      default:
-        return `${OBS_NAMES[this.kind]} ${value} at ${address}`;
+      default: {
+        const linear = this.linear === Linear.GIVEN ? ` linear 0x${hex64(this.linearLo, this.linearHi)}` : '';
+        return `${OBS_NAMES[this.kind]} ${value} at ${address}${linear}`;
+      }
     }
   }
 
@@ -140,7 +189,15 @@ export class GuestOutcome {
 
   /** The same without addresses: equal for differences of the like. */
   get shape(): string {
-    if (this.kind !== Obs.EXCEPTION) return OBS_NAMES[this.kind] ?? 'nothing';
-    return `${exceptionName(this.number)} 0x${this.valueLo.toString(16)}`;
+    const value = `0x${hex64(this.valueLo, this.valueHi)}`;
+    switch (this.kind) {
+      case Obs.EXCEPTION:
+        return `${exceptionName(this.number)} ${value}${this.exits ? ' intercepted' : ''}`;
+      case Obs.EPT_VIOLATION:
+      case Obs.NPF:
+        return `${OBS_NAMES[this.kind]} ${value}`;
+      default:
+        return OBS_NAMES[this.kind] ?? 'nothing';
+    }
   }
 }

@@ -7,8 +7,8 @@
  * and only if that gives exactly what the guest on KVM saw is the difference the entry's.
  *
  * Numbers that are missing are design §4's differences that need no entry: staleness (4) is judged by
- * `machine/lawful.ts`; accessed bits of walks that fault (1) are set by neither machine; no access without nesting has met table reads asked with write (2), memory without a slot (5),
- * 6.1's qualifications (6) or implicit accesses under SMAP (8).
+ * `machine/lawful.ts`; accessed bits of walks that fault (1) are set by neither machine; memory that no memslot has (5)
+ * reads as not present on both; implicit accesses under SMAP (8) no access has met.
  */
 
 import type { KvmConfig } from '../formats/kvm-config.ts';
@@ -22,7 +22,13 @@ import {
   CR4_SMAP,
   EFER_LMA,
   EFER_NXE,
+  EPTP_AD,
+  GuestMode,
+  NESTED_GMET,
+  NESTED_NP_ENABLE,
   Reg,
+  SECONDARY_EPT,
+  SECONDARY_MBEC,
 } from '../formats/registers.ts';
 import {
   ACCESS_SHADOW_STACK,
@@ -42,8 +48,14 @@ export interface GuestView {
   readonly config: KvmConfig;
   /** Page faults of fetches say that they were fetches, whatever the registers say. */
   reportsFetches: boolean;
+  /** EPT violations and nested page faults are told to the hypervisor in the guest as KVM tells them. */
+  reportedByKvm: boolean;
+  /** The emulator asks EPT about the page that it is after as a processor would, not for read access in any case. */
+  fetchesWithoutRead: boolean;
   /** The guest on KVM got through to memory. If not, its fault comes from KVM's own walk of the guest's tables. */
   readonly translated: boolean;
+  /** Its hypervisor, on KVM, got an EPT violation or a nested page fault. */
+  readonly exited: boolean;
   /** The 8-byte word of guest memory at a physical address, two unsigned halves. */
   readonly read: (lo: number, hi: number) => readonly [lo: number, hi: number];
 }
@@ -61,6 +73,7 @@ export interface LegalDifference {
 }
 
 const ENTRIES_OF_CR3 = 4;
+const WRITES: ReadonlySet<number> = new Set([AccessType.WRITE, AccessType.RMW]);
 
 function low(view: GuestView, register: number): number {
   return view.registers[2 * register]!;
@@ -80,7 +93,31 @@ function servedByShadow(view: GuestView): boolean {
   return shadowed(view) && view.translated;
 }
 
+/** A guest of the guest's runs on EPT12. */
+function underEpt(view: GuestView): boolean {
+  return low(view, Reg.GUEST_MODE) === GuestMode.VMX && (low(view, Reg.SECONDARY_CONTROLS) & SECONDARY_EPT) !== 0;
+}
+
+/** A guest of the guest's runs on NPT12. */
+function underNpt(view: GuestView): boolean {
+  return low(view, Reg.GUEST_MODE) === GuestMode.SVM && (low(view, Reg.NESTED_CONTROL) & NESTED_NP_ENABLE) !== 0;
+}
+
 export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
+  {
+    number: 2,
+    name: 'tables-read-for-writing',
+    citation: 'facts/kvm-mmu.md §5.2 step 3 (nested_access has W), §6.6 (a write to a shadowed frame is emulated)',
+    sentence:
+      "A write that KVM's emulator makes for the guest's guest asks EPT for write access to its page tables, which a processor without EPT A/D bits only reads.",
+    change(view) {
+      const writes = WRITES.has((view.op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK);
+      const ad = (low(view, Reg.EPTP) & EPTP_AD) !== 0;
+      if (!underEpt(view) || ad || !writes || !view.exited || (view.op & ACCESS_SOFTWARE) !== 0) return false;
+      view.op |= ACCESS_SOFTWARE;
+      return true;
+    },
+  },
   {
     number: 3,
     name: 'nx-forced-on',
@@ -91,6 +128,18 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
       const off = (low(view, Reg.CR4) & CR4_PAE) !== 0 && (low(view, Reg.EFER) & EFER_NXE) === 0;
       if (!servedByShadow(view) || !off) return false;
       view.registers[2 * Reg.EFER] = (low(view, Reg.EFER) | EFER_NXE) >>> 0;
+      return true;
+    },
+  },
+  {
+    number: 6,
+    name: 'exits-reported-by-kvm',
+    citation: 'facts/kvm-mmu.md §5.4, §7.2, §7.3; facts/kvm-6.1.md §7.1',
+    sentence:
+      "Qualifications of EPT violations and EXITINFO1 of emulated accesses come from KVM's own walk: 6.1 knows bits 5:0 and 8:7 only, 7.3 no shadow stacks, and what the emulator meets has no exit of the processor's behind it.",
+    change(view) {
+      if (!view.exited || !(underEpt(view) || underNpt(view))) return false;
+      view.reportedByKvm = true;
       return true;
     },
   },
@@ -172,6 +221,44 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
       const pae = (low(view, Reg.CR4) & CR4_PAE) !== 0;
       if (!pages(view) || view.translated || !fetch || pae || (low(view, Reg.EFER) & EFER_NXE) === 0) return false;
       view.reportsFetches = true;
+      return true;
+    },
+  },
+  {
+    number: 14,
+    name: 'mbec-not-offered',
+    citation: 'facts/kvm-6.1.md §7.1 (no MBEC, no GMET)',
+    sentence: '6.1 offers no mode-based execute control to its guests: X alone decides about fetches.',
+    change(view) {
+      const controls = low(view, Reg.SECONDARY_CONTROLS);
+      if (view.config.profile !== '6.1' || !underEpt(view) || (controls & SECONDARY_MBEC) === 0) return false;
+      view.registers[2 * Reg.SECONDARY_CONTROLS] = (controls & ~SECONDARY_MBEC) >>> 0;
+      return true;
+    },
+  },
+  {
+    number: 15,
+    name: 'gmet-not-offered',
+    citation: 'facts/kvm-6.1.md §7.1 (no MBEC, no GMET)',
+    sentence: '6.1 offers no guest-mode execute trap to its guests.',
+    change(view) {
+      const control = low(view, Reg.NESTED_CONTROL);
+      if (view.config.profile !== '6.1' || !underNpt(view) || (control & NESTED_GMET) === 0) return false;
+      view.registers[2 * Reg.NESTED_CONTROL] = (control & ~NESTED_GMET) >>> 0;
+      return true;
+    },
+  },
+  {
+    number: 16,
+    name: 'fetches-without-read',
+    citation: 'facts/kvm-mmu.md §3.1',
+    sentence:
+      "6.1's emulator needs read access in EPT for whatever it does, as the bare machine has it; that of 7.3 fetches from execute-only pages.",
+    change(view) {
+      const software = (view.op & ACCESS_SOFTWARE) !== 0;
+      const fetch = ((view.op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK) === AccessType.FETCH;
+      if (view.config.profile === '6.1' || !underEpt(view) || !software || !fetch || !view.translated) return false;
+      view.fetchesWithoutRead = true;
       return true;
     },
   },

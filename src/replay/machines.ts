@@ -8,6 +8,7 @@ import { BareMachine } from '../machine/bare.ts';
 import { KvmMachine, type KvmMachineOptions } from '../machine/kvm/machine.ts';
 import type { KvmView, Machine } from '../machine/machine.ts';
 import { MUTANTS } from '../mmu/mutants.ts';
+import { defaultWiring, type WiringName } from '../mmu/wiring.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { notTold } from './events.ts';
 import { SameGuest } from './same-guest.ts';
@@ -21,6 +22,8 @@ export interface MachineChoice {
   /** Two-dimensional paging; false: shadow paging. */
   readonly tdp?: boolean | undefined;
   readonly tdpMmu?: boolean | undefined;
+  /** How the walks of guest and second stage are wired to each other; by default as the profile's kernel does it. */
+  readonly wiring?: WiringName | undefined;
   /** Historical bugs to put in, by number (`mmu/mutants.ts`). */
   readonly mutants?: readonly number[] | undefined;
   /** Check the invariants of KVM's tables after every step. */
@@ -52,11 +55,12 @@ function isOfKvm(header: TraceHeader): boolean {
 }
 
 /** The options that a choice makes use of: `--profile and --tdp`. */
-function kvmOptions({ profile, tdp, tdpMmu, mutants = [], checkInvariants }: MachineChoice): string {
+function kvmOptions({ profile, tdp, tdpMmu, wiring, mutants = [], checkInvariants }: MachineChoice): string {
   const given = [
     profile === undefined ? '' : '--profile',
     tdp === undefined ? '' : '--tdp',
     tdpMmu === undefined ? '' : '--tdp-mmu',
+    wiring === undefined ? '' : '--wiring',
     mutants.length === 0 ? '' : '--mutant',
     checkInvariants === true ? '--check-invariants' : '',
   ];
@@ -67,6 +71,11 @@ function kvmOptions({ profile, tdp, tdpMmu, mutants = [], checkInvariants }: Mac
 function mutantText({ mutants = [] }: MachineChoice): string {
   const names = MUTANTS.filter(({ number }) => mutants.includes(number)).map(({ name }) => name);
   return names.length === 0 ? '' : `, with ${names.join(' and ')}`;
+}
+
+/** `, wired as gva-walk` if that is not the profile's own wiring. */
+function wiringText({ wiring }: MachineChoice, { profile }: KvmConfig): string {
+  return wiring === undefined || wiring === defaultWiring(profile) ? '' : `, wired as ${wiring}`;
 }
 
 /** Throws E_USAGE for a choice that fits no trace at all. */
@@ -126,11 +135,12 @@ export function machineFor(header: TraceHeader, choice: MachineChoice, makeKvm =
   const limits = ofKvm ? notTold(header) : ["KVM's events are not compared: the trace has none"];
   const difference = then === undefined || then === now ? '' : ` (recorded: ${then})`;
   const kvm = makeKvm(header, config, {
+    wiring: choice.wiring ?? defaultWiring(config.profile),
     mutants: choice.mutants ?? [],
     checkInvariants: choice.checkInvariants === true,
   });
   const findings = kvm.kvm?.invariantFindings ?? [];
-  const description = `kvm ${now}${difference}${mutantText(choice)}`;
+  const description = `kvm ${now}${wiringText(choice, config)}${difference}${mutantText(choice)}`;
   if (ofKvm) return { machine: kvm, bare: null, same: null, findings, description, limits };
   const same = new SameGuest(header, kvm, config);
   return { machine: same, bare: same.bare, same, findings, description, limits };

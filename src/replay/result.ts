@@ -155,6 +155,12 @@ export type Verdict = 'match' | 'diverged' | 'undetermined' | 'not-modelled' | '
 /** Among the names of what may be not modelled: lets steps pass of which it is undetermined whether they are lawful. */
 export const UNDETERMINED = 'undetermined';
 
+/**
+ * Among the names of what is not modelled: a guest's guest on EPT or NPT above a KVM with shadow paging, which offers no
+ * such thing (`hidden-nesting.ts`).
+ */
+export const NESTED_TDP_WITHOUT_TDP = 'nested-tdp-without-tdp';
+
 export type Ending = 'complete' | 'cut short' | 'not read';
 
 /** How far a partial trace could be judged. */

@@ -10,76 +10,35 @@
 import { Problem } from '../bits/problem.ts';
 import { hex64 } from '../bits/word64.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
-import {
-  Dim,
-  OBS_DIM_MASK,
-  OBS_DIM_SHIFT,
-  OBS_FOUR_BYTES,
-  OBS_KIND_MASK,
-  OBS_LEVEL_MASK,
-  OBS_LEVEL_SHIFT,
-  OBS_REGISTER_MASK,
-  OBS_REGISTER_SHIFT,
-  Obs,
-} from '../formats/observation.ts';
-import { CR4_PGE, GuestMode, REGISTER_NAMES, Reg } from '../formats/registers.ts';
+import { OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
+import { REGISTER_NAMES, Reg } from '../formats/registers.ts';
 import { STEP_KIND_MASK, StepKind } from '../formats/step.ts';
 import { BareMachine } from '../machine/bare.ts';
-import { History, type InvalidationScope } from '../machine/history.ts';
+import { History } from '../machine/history.ts';
 import type { Machine } from '../machine/machine.ts';
 import { Memory } from '../machine/memory.ts';
 import { PFEC_P, PFEC_RSVD } from '../paging/access.ts';
-import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_LO, type RowLog } from '../paging/row-log.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, type RowLog } from '../paging/row-log.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import type { Stimulus } from '../trace/stimulus.ts';
-import { logRows } from './align.ts';
 import { stepName } from './cause.ts';
 import type { StepFilter } from './engine.ts';
+import { GuestDifferences } from './guest-differences.ts';
+import { type ComparedEntry, GuestEntries } from './guest-entries.ts';
 import { GuestExplanations } from './guest-explanation.ts';
 import { GuestOutcome } from './guest-outcome.ts';
+import { HiddenNesting } from './hidden-nesting.ts';
 import type { LegalDifference } from './legal-differences.ts';
-import type { GuestComparison, GuestDifference } from './result.ts';
+import { type GuestComparison, type GuestDifference, NESTED_TDP_WITHOUT_TDP } from './result.ts';
+import { SharedHistory } from './shared-history.ts';
 
 const PAGE_FAULT = 14;
-/** Accessed and dirty, the same in guest entries of every format. */
-const AD_BITS = (1 << 5) | (1 << 6);
-const ENTRY_PS = 1 << 7;
-const ENTRY_GLOBAL = 1 << 8;
 /** In place of a step's word: a note, which does nothing. */
 const NO_STEP = StepKind.RARE;
 /** What a guest can read back of a register write, and KVM could get wrong. */
 const GUESTS_REGISTERS = [Reg.CR0, Reg.CR3, Reg.CR4, Reg.EFER, Reg.PKRU, Reg.PKRS];
 const PDPTES = [Reg.PDPTE0, Reg.PDPTE1, Reg.PDPTE2, Reg.PDPTE3];
-/** Groups kept; further shapes are counted together. */
-const MAXIMUM_GROUPS = 1000;
-
-/** The bare machine's history; what does not come from an access is handed on. */
-class SharedHistory extends History {
-  /** An access is being made: what it drops, it drops in this machine only. */
-  ofAccess = false;
-  private readonly other: History;
-
-  constructor(other: History) {
-    super();
-    this.other = other;
-  }
-
-  override wordChanges(addressLo: number, addressHi: number, oldLo: number, oldHi: number): void {
-    super.wordChanges(addressLo, addressHi, oldLo, oldHi);
-    this.other.wordChanges(addressLo, addressHi, oldLo, oldHi);
-  }
-
-  override rootChanges(lo: number, hi: number, pdptes: Uint32Array): void {
-    super.rootChanges(lo, hi, pdptes);
-    this.other.rootChanges(lo, hi, pdptes);
-  }
-
-  override invalidate(scope: InvalidationScope): void {
-    super.invalidate(scope);
-    if (!this.ofAccess) this.other.invalidate(scope);
-  }
-}
 
 export interface SameGuestOptions {
   /** Differences kept in full. */
@@ -90,11 +49,6 @@ export interface SameGuestOptions {
   readonly filter: StepFilter | null;
   /** Compare no more after the first unexplained difference. */
   readonly bail: boolean;
-}
-
-/** A row of that kind about the guest's own tables. */
-function isGuestRow(op: number, kind: number): boolean {
-  return (op & OBS_KIND_MASK) === kind && ((op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) === Dim.GUEST;
 }
 
 export class SameGuest implements Machine {
@@ -117,7 +71,9 @@ export class SameGuest implements Machine {
   private readonly history = new History();
   private readonly shared: SharedHistory;
   private readonly explanations: GuestExplanations;
+  private readonly entries: GuestEntries;
   private readonly tracksHistory: boolean;
+  private readonly seesLinear: boolean;
   private columns: StepColumns | null = null;
   private readonly recorded = new GuestOutcome();
   private readonly expected = new GuestOutcome();
@@ -133,19 +89,13 @@ export class SameGuest implements Machine {
   private asBare = 0;
   private stale = 0;
   private undetermined = 0;
-  private entries = 0;
-  private staleEntries = 0;
   private questions = 0;
   private registersCompared = 0;
-  private words = 0;
-  private wordsInAd = 0;
-  private unexplained = 0;
   readonly notModelled = new Map<string, number>();
   private readonly legal = new Map<LegalDifference, number>();
-  private readonly groups = new Map<string, { count: number; first: number }>();
-  readonly differences: GuestDifference[] = [];
-  /** Entries, by number of their word, whose accessed and dirty bits a legal difference has left apart. */
-  private readonly apart = new Set<number>();
+  private readonly unexplained: GuestDifferences;
+  /** Under shadow paging: a KVM that offers no nested paging. */
+  private readonly hidden: HiddenNesting | null;
 
   constructor(header: TraceHeader, guest: Machine, config: KvmConfig) {
     this.config = config;
@@ -153,10 +103,14 @@ export class SameGuest implements Machine {
     this.shared = new SharedHistory(this.history);
     this.bare = new BareMachine(header, new Memory(), this.shared);
     this.explanations = new GuestExplanations(header, config, this.bare, this.history);
+    this.entries = new GuestEntries(this.bare, guest, this.history);
     this.tracksHistory = !header.independent;
+    this.seesLinear = ((header.observable >>> Obs.EXIT_LINEAR) & 1) !== 0;
     this.bare.memory.watcher = this.tracksHistory ? this.shared : null;
     this.log = this.bare.log;
     this.registers = this.bare.registers;
+    this.unexplained = new GuestDifferences(this.bare, guest, config);
+    this.hidden = config.tdp ? null : new HiddenNesting(guest, this.bare.registers);
     this.tlb = this.bare.tlb;
   }
 
@@ -179,6 +133,12 @@ export class SameGuest implements Machine {
   /** To be called before the first step. */
   restrict(options: SameGuestOptions): void {
     this.options = options;
+    this.unexplained.maximum = options.maxDiffs;
+  }
+
+  /** Unexplained differences that are kept in full. */
+  get differences(): GuestDifference[] {
+    return this.unexplained.kept;
   }
 
   /** Steps to come are these. */
@@ -193,7 +153,8 @@ export class SameGuest implements Machine {
 
   setRegister(register: number, lo: number, hi: number): void {
     this.bare.setRegister(register, lo, hi);
-    this.guest.setRegister(register, lo, hi);
+    if (this.hidden === null) this.guest.setRegister(register, lo, hi);
+    else this.hidden.setRegister(this.last, register, lo, hi);
   }
 
   readEntry(row: number, addressLo: number, addressHi: number): readonly [lo: number, hi: number] {
@@ -218,31 +179,46 @@ export class SameGuest implements Machine {
     this.last = ordinal;
     this.history.now = ordinal;
     this.shared.ofAccess = kind === StepKind.ACCESS;
+    try {
+      if (this.failure === undefined) this.hidden?.before(op);
+    } catch (error) {
+      this.fails(error, ordinal, op, addressLo, addressHi);
+    }
     this.bare.apply(ordinal, op, addressLo, addressHi, operandLo, operandHi, stimuli);
     if (this.failure !== undefined) return;
+    let given = true;
     try {
-      this.guest.apply(ordinal, op, addressLo, addressHi, operandLo, operandHi, stimuli);
+      if (this.hidden === null) this.guest.apply(ordinal, op, addressLo, addressHi, operandLo, operandHi, stimuli);
+      else given = this.hidden.apply(ordinal, op, addressLo, addressHi, operandLo, operandHi, stimuli);
     } catch (error) {
-      if (error instanceof Problem) throw error;
-      this.failure = (error as Error).message;
-      this.differs(ordinal, op, addressLo, addressHi, `the emulated KVM cannot go on: ${this.failure}`, 'KVM fails');
+      this.fails(error, ordinal, op, addressLo, addressHi);
       return;
     }
     this.seen.clear();
-    if (kind === StepKind.ACCESS) this.compareAccess(ordinal, op, addressLo, addressHi);
+    if (!given) this.skipHidden(ordinal);
+    else if (kind === StepKind.ACCESS) this.compareAccess(ordinal, op, addressLo, addressHi);
     else if (kind === StepKind.REGISTER_WRITE) this.compareWrite(ordinal, op, addressLo, addressHi);
-    else if (!this.isNested) this.compareOther(ordinal, op, addressLo, addressHi);
+    else this.compareOther(ordinal, op, addressLo, addressHi);
+  }
+
+  /** The machine has thrown: nothing is compared from here on. */
+  private fails(error: unknown, ordinal: number, op: number, lo: number, hi: number): void {
+    if (error instanceof Problem || this.failure !== undefined) throw error;
+    this.failure = (error as Error).message;
+    this.differs(ordinal, op, lo, hi, `the emulated KVM cannot go on: ${this.failure}`, 'KVM fails');
+  }
+
+  /** A step that the machine could not be given: what it did to memory happened all the same. */
+  private skipHidden(ordinal: number): void {
+    if (this.log.count > 0 && this.isCompared(ordinal)) this.countNotModelled(NESTED_TDP_WITHOUT_TDP);
+    this.takeWrites();
   }
 
   private isCompared(ordinal: number): boolean {
     const { from, to, filter, bail } = this.options;
-    if (ordinal < from || ordinal >= to || (bail && this.unexplained > 0)) return false;
+    if (ordinal < from || ordinal >= to || (bail && this.unexplained.count > 0)) return false;
     const { columns } = this;
     return filter === null || columns === null || filter(columns, ordinal - columns.firstOrdinal);
-  }
-
-  private get isNested(): boolean {
-    return this.registers[2 * Reg.GUEST_MODE] !== GuestMode.NONE;
   }
 
   // ---------------------------------------------------------------------------------------------------------- accesses
@@ -255,19 +231,21 @@ export class SameGuest implements Machine {
     if (expected.kind === Obs.NOT_MODELLED) return;
     const compared = this.isCompared(ordinal);
     if (seen.kind === Obs.NOT_MODELLED) {
-      if (compared) this.countNotModelled();
+      if (compared) this.countNotModelled(seen.notModelled);
       this.takeWrites();
       return;
     }
     if (compared) {
       this.accesses++;
       if (columns === null) recorded.clear();
-      else recorded.ofColumns(columns, ordinal - columns.firstOrdinal);
+      else recorded.ofColumns(columns, ordinal - columns.firstOrdinal, this.seesLinear);
       if (this.isAsRecorded()) this.equal++;
       else if (seen.equals(expected)) this.asBare++;
       else this.explain(ordinal, op, lo, hi);
       if (this.bare.servedByTlb && !this.guest.servedByTlb) this.walkedOnKvmOnly(op, lo, hi);
-      this.compareWrites(ordinal, op, lo, hi);
+      this.entries.compareWrites(lo, hi, ({ cause, group }) => {
+        this.differs(ordinal, op, lo, hi, cause, `${stepName(op)}: ${group}`);
+      });
       this.answerQuestions(ordinal, op, lo, hi);
     }
     if (seen.kind === Obs.EXCEPTION && seen.number === PAGE_FAULT && this.dropsTranslations())
@@ -291,13 +269,13 @@ export class SameGuest implements Machine {
 
   private explain(ordinal: number, op: number, lo: number, hi: number): void {
     const { seen, expected, recorded } = this;
-    const explanation = this.explanations.explain(op, lo, hi, seen);
+    const explanation = this.explanations.explain(op, lo, hi, seen, expected);
     switch (explanation.kind) {
       case 'fresh':
       case 'stale':
         this.stale++;
         this.leaveApart();
-        this.leaveBareWrites();
+        this.entries.leaveBareWrites();
         return;
       case 'undetermined':
         this.undetermined++;
@@ -305,7 +283,7 @@ export class SameGuest implements Machine {
       case 'legal':
         for (const entry of explanation.by) this.count(entry);
         this.leaveApart();
-        this.leaveBareWrites();
+        this.entries.leaveBareWrites();
         return;
     }
     const outcome = recorded.kind === Obs.NONE ? expected : recorded;
@@ -320,16 +298,7 @@ export class SameGuest implements Machine {
 
   /** The access ended otherwise than on the bare machine: of what was read for it A and D may be set otherwise, too. */
   private leaveApart(): void {
-    this.explanations.forEachRead((lo, hi) => this.apart.add(wordNumber(lo, hi)));
-  }
-
-  /** What the bare machine wrote on its own way is none of the way that the access took on KVM. */
-  private leaveBareWrites(): void {
-    const { log } = this;
-    for (let i = 0; i < log.count; i++) {
-      if (!isGuestRow(log.op(i), Obs.ENTRY_WRITE)) continue;
-      this.apart.add(wordNumber(log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!));
-    }
+    this.explanations.forEachRead((row, lo, hi) => this.entries.leaveApart(row, lo, hi));
   }
 
   /** The bare machine's TLB served the access, KVM walked for it: A and D of what is read now may be set there alone. */
@@ -357,84 +326,13 @@ export class SameGuest implements Machine {
     this.history.invalidate({ what: 'address', asid, pcid, lo, hi });
   }
 
-  // ---------------------------------------------------------------------------------------------------- guest entries
-
-  /** Where the bare machine has set accessed and dirty bits the guest on KVM must have them, too. */
-  private compareWrites(ordinal: number, op: number, lo: number, hi: number): void {
-    const { log } = this;
-    for (let i = 0; i < log.count; i++) {
-      const row = log.op(i);
-      if (!isGuestRow(row, Obs.ENTRY_WRITE)) continue;
-      const addressLo = log.rows[i * ROW + ROW_ADDRESS_LO]!;
-      const addressHi = log.rows[i * ROW + ROW_ADDRESS_HI]!;
-      const want = this.bare.readEntry(row, addressLo, addressHi);
-      this.entries++;
-      this.compareEntry(ordinal, op, lo, hi, { row, addressLo, addressHi, want, whose: 'on the bare machine' });
-    }
-  }
-
   private compareEntry(ordinal: number, op: number, lo: number, hi: number, entry: ComparedEntry): void {
-    const { row, addressLo, addressHi, want, whose } = entry;
-    const have = this.guest.readEntry(row, addressLo, addressHi);
-    const word = wordNumber(addressLo, addressHi);
-    const differing = (have[0] ^ want[0]) >>> 0;
-    if (differing === 0 && have[1] === want[1]) {
-      this.apart.delete(word);
-      return;
-    }
-    if ((differing & ~AD_BITS) === 0 && have[1] === want[1]) {
-      if (this.apart.has(word)) return;
-      const lacks = (differing & have[0]) === 0;
-      if (lacks && (this.mayBeCached(entry, differing, lo, hi) || this.isAboveGlobal(row))) {
-        this.staleEntries++;
-        this.apart.add(word);
-        return;
-      }
-    }
-    const [at, value, other] = [hexText(addressLo, addressHi), hexText(...have), hexText(...want)];
-    const cause = `the guest's entry at ${at} is ${value} on KVM, ${other} ${whose}`;
-    this.differs(ordinal, op, lo, hi, cause, `${stepName(op)}: guest entry differs`);
-    this.apart.add(word);
+    const difference = this.entries.compare(entry, lo, hi);
+    if (difference === undefined) return;
+    this.differs(ordinal, op, lo, hi, difference.cause, `${stepName(op)}: ${difference.group}`);
   }
 
-  /**
-   * Whether the entry had these bits when a translation through it could be cached that nothing has invalidated: then
-   * nobody walked, and nobody set them again (SDM vol. 3A 4.10.2.3, 4.10.4.3).
-   */
-  private mayBeCached({ row, addressLo, addressHi }: ComparedEntry, bits: number, lo: number, hi: number): boolean {
-    const { history } = this;
-    const { asid, pcid, ep4ta } = this.bare.contexts;
-    const level = (row >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
-    const fourBytes = (row & OBS_FOUR_BYTES) !== 0;
-    const upper = fourBytes && (addressLo & 4) !== 0;
-    const pge = (this.registers[2 * Reg.CR4]! & CR4_PGE) !== 0;
-    return history.earlier(addressLo, addressHi).some((version) => {
-      const value = upper ? version.hi : version.lo;
-      if ((value & bits) !== bits) return false;
-      const leaf = level === 1 || (value & ENTRY_PS) !== 0;
-      const global = leaf && pge && (value & ENTRY_GLOBAL) !== 0;
-      const pageShift = fourBytes && level === 2 ? 22 : 3 + 9 * level;
-      const cached = { secondStage: false, leaf, global, asid, pcid, ep4ta, lo, hi, pageShift };
-      return history.firstRemoval(version.replacedAt, cached) === undefined;
-    });
-  }
-
-  /**
-   * KVM's TLB served the access by a global translation: it may have been cached under another root, and no entry above
-   * the leaf was read for it (SDM vol. 3A 4.10.2.4).
-   */
-  private isAboveGlobal(row: number): boolean {
-    if (!this.guest.servedByTlb || (this.registers[2 * Reg.CR4]! & CR4_PGE) === 0) return false;
-    const { log } = this;
-    for (let i = log.count - 1; i >= 0; i--) {
-      const op = log.op(i);
-      if (!isGuestRow(op, Obs.ELEMENT)) continue;
-      const leafLevel = (op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
-      const level = (row >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
-      return level > leafLevel && (log.rows[i * ROW + ROW_VALUE_LO]! & ENTRY_GLOBAL) !== 0;
-    }
-    return false;
-  }
+  // ------------------------------------------------------------------------------------------------------- other steps
 
   private compareOther(ordinal: number, op: number, lo: number, hi: number): void {
     this.seen.ofLog(this.guest.log);
@@ -443,12 +341,11 @@ export class SameGuest implements Machine {
         this.compareRegisters(ordinal, op, lo, hi, PDPTES);
       }
       this.answerQuestions(ordinal, op, lo, hi);
-    } else if (this.log.count > 0 && this.isCompared(ordinal)) this.countNotModelled();
+    } else if (this.log.count > 0 && this.isCompared(ordinal)) this.countNotModelled(this.seen.notModelled);
   }
 
-  private countNotModelled(): void {
-    const { notModelled } = this.seen;
-    this.notModelled.set(notModelled, (this.notModelled.get(notModelled) ?? 0) + 1);
+  private countNotModelled(name: string): void {
+    this.notModelled.set(name, (this.notModelled.get(name) ?? 0) + 1);
   }
 
   /** What is not modelled of an access has still happened to the guest's memory. */
@@ -515,10 +412,14 @@ export class SameGuest implements Machine {
   // ------------------------------------------------------------------------------------------------- register writes
 
   private compareWrite(ordinal: number, op: number, lo: number, hi: number): void {
-    if (this.isNested || !this.isCompared(ordinal)) return;
+    if (!this.isCompared(ordinal)) return;
     const { seen, expected } = this;
     seen.ofLog(this.guest.log);
     expected.ofLog(this.log);
+    if (seen.kind === Obs.NOT_MODELLED || expected.kind === Obs.NOT_MODELLED) {
+      if (expected.kind !== Obs.NOT_MODELLED) this.countNotModelled(seen.notModelled);
+      return;
+    }
     this.registersCompared++;
     if (!seen.equals(expected)) {
       const cause = `the guest on KVM: ${seen.text}; the bare machine: ${expected.text}`;
@@ -540,33 +441,12 @@ export class SameGuest implements Machine {
   // ------------------------------------------------------------------------------------------------------------ result
 
   private differs(ordinal: number, op: number, lo: number, hi: number, cause: string, group: string): void {
-    this.unexplained++;
-    const key = this.groups.has(group) || this.groups.size < MAXIMUM_GROUPS ? group : 'others';
-    const found = this.groups.get(key);
-    if (found === undefined) this.groups.set(key, { count: 1, first: ordinal });
-    else found.count++;
-    if (this.differences.length >= this.options.maxDiffs) return;
-    const index = ordinal - (this.columns?.firstOrdinal ?? 0);
-    this.differences.push({
-      step: ordinal,
-      line: this.columns?.lineOf(index),
-      op,
-      addressLo: lo >>> 0,
-      addressHi: hi >>> 0,
-      operandLo: this.columns?.operand[2 * index] ?? 0,
-      operandHi: this.columns?.operand[2 * index + 1] ?? 0,
-      bare: logRows(this.log),
-      kvm: logRows(this.guest.log),
-      config: this.config,
-      cause,
-      group,
-      registers: this.registers.slice(),
-    });
+    this.unexplained.add({ ordinal, op, lo, hi, columns: this.columns }, cause, group);
   }
 
   /** Whether something differs that nothing explains. */
   get hasDiffered(): boolean {
-    return this.unexplained > 0;
+    return this.unexplained.count > 0;
   }
 
   /** All counts. The first call compares what the two machines have in memory. */
@@ -584,14 +464,14 @@ export class SameGuest implements Machine {
         .sort((a, b) => a.number - b.number),
       stale: this.stale,
       undetermined: this.undetermined,
-      entries: this.entries,
-      staleEntries: this.staleEntries,
+      entries: this.entries.compared,
+      staleEntries: this.entries.stale,
       questions: this.questions,
       registerWrites: this.registersCompared,
-      words: this.words,
-      wordsInAd: this.wordsInAd,
-      unexplained: this.unexplained,
-      groups: [...this.groups].map(([group, counts]) => ({ group, ...counts })).sort((a, b) => b.count - a.count),
+      words: this.entries.words,
+      wordsInAd: this.entries.wordsInAd,
+      unexplained: this.unexplained.count,
+      groups: this.unexplained.groups(),
     };
   }
 
@@ -599,46 +479,13 @@ export class SameGuest implements Machine {
   private compareMemory(): void {
     const { from, to, filter, bail } = this.options;
     const everything = from === 0 && to === Number.POSITIVE_INFINITY && filter === null;
-    if (!everything || this.failure !== undefined || (bail && this.unexplained > 0)) return;
-    for (const frame of this.bare.memory.frames()) {
-      const hi = Math.floor(frame / 0x10_0000);
-      const base = (frame % 0x10_0000) << 12;
-      for (let at = 0; at < 0x1000; at += 8) this.compareWord(base | at, hi);
-    }
+    if (!everything || this.failure !== undefined || (bail && this.unexplained.count > 0)) return;
+    this.entries.compareMemory((lo, hi, cause) => {
+      this.differs(this.last, NO_STEP, lo, hi, cause, 'guest memory differs at the end');
+    });
   }
-
-  private compareWord(addressLo: number, addressHi: number): void {
-    const [lo, hi] = this.bare.readEntry(Obs.ENTRY_AFTER, addressLo, addressHi);
-    const [kvmLo, kvmHi] = this.guest.readEntry(Obs.ENTRY_AFTER, addressLo, addressHi);
-    this.words++;
-    if (lo === kvmLo && hi === kvmHi) return;
-    const inAd = (((lo ^ kvmLo) | (hi ^ kvmHi)) & ~AD_BITS) === 0;
-    if (inAd && this.apart.has(wordNumber(addressLo, addressHi))) {
-      this.wordsInAd++;
-      return;
-    }
-    const at = hexText(addressLo, addressHi);
-    const cause = `at the end guest memory at ${at} is ${hexText(kvmLo, kvmHi)} on KVM, ${hexText(lo, hi)} on the bare machine`;
-    this.differs(this.last, NO_STEP, addressLo, addressHi, cause, 'guest memory differs at the end');
-  }
-}
-
-/** An entry that the guest on KVM should have as it is elsewhere. */
-interface ComparedEntry {
-  /** An observation word that gives the entry's size and level. */
-  readonly row: number;
-  readonly addressLo: number;
-  readonly addressHi: number;
-  readonly want: readonly [lo: number, hi: number];
-  /** `on the bare machine`. */
-  readonly whose: string;
 }
 
 function hexText(lo: number, hi: number): string {
   return `0x${hex64(lo, hi)}`;
-}
-
-/** An 8-byte word's number, exact as a double. */
-function wordNumber(lo: number, hi: number): number {
-  return (hi >>> 0) * 0x2000_0000 + (lo >>> 3);
 }

@@ -113,17 +113,15 @@ export class ReplaySession {
    * whether it was answered as recorded; the recorded state is taken over in any case.
    */
   private takeState(columns: StepColumns): boolean {
-    const { machine } = this.engine;
+    const { machine, stepsByKind } = this.engine;
+    const { vcpu, registers, others, firstOrdinal } = columns;
     const recorded: Row[] = [];
     const replayed: Row[] = [];
-    for (let register = 0; register < REGISTER_COUNT; register++) {
-      const [lo, hi] = [columns.registers[2 * register]!, columns.registers[2 * register + 1]!];
-      const [heldLo, heldHi] = [machine.registers[2 * register]!, machine.registers[2 * register + 1]!];
-      if (lo === heldLo && hi === heldHi) continue;
-      const row = { op: Obs.REGISTER | (register << OBS_REGISTER_SHIFT), addressLo: 0, addressHi: 0 };
-      recorded.push({ ...row, valueLo: lo, valueHi: hi });
-      replayed.push({ ...row, valueLo: heldLo, valueHi: heldHi });
-      machine.setRegister(register, lo, hi);
+    // The vCPU that goes on comes last: the machine stays with it.
+    const several = vcpu !== 0 || others.length > 0 || stepsByKind[StepKind.VCPU]! > 0;
+    for (const state of [...others, { vcpu, registers }]) {
+      if (several) machine.apply(firstOrdinal, StepKind.VCPU, 0, 0, state.vcpu, 0, []);
+      this.takeRegisters(state.registers, recorded, replayed);
     }
     const { from, to } = this.engine;
     const inRange = columns.firstOrdinal >= from && columns.firstOrdinal < to;
@@ -132,6 +130,20 @@ export class ReplaySession {
     const cause = `at the start of a chunk ${causeOf(StepKind.REGISTER_SET, recorded, replayed, 0, machine.registers)}`;
     this.note(columns, 0, { recorded, replayed, at: 0 }, [], { kind: 'diverged' }, CHUNK_STATE, cause);
     return false;
+  }
+
+  /** Takes over the registers of the machine's vCPU; those that it had otherwise are added to both sides. */
+  private takeRegisters(registers: Uint32Array, recorded: Row[], replayed: Row[]): void {
+    const { machine } = this.engine;
+    for (let register = 0; register < REGISTER_COUNT; register++) {
+      const [lo, hi] = [registers[2 * register]!, registers[2 * register + 1]!];
+      const [heldLo, heldHi] = [machine.registers[2 * register]!, machine.registers[2 * register + 1]!];
+      if (lo === heldLo && hi === heldHi) continue;
+      const row = { op: Obs.REGISTER | (register << OBS_REGISTER_SHIFT), addressLo: 0, addressHi: 0 };
+      recorded.push({ ...row, valueLo: lo, valueHi: hi });
+      replayed.push({ ...row, valueLo: heldLo, valueHi: heldHi });
+      machine.setRegister(register, lo, hi);
+    }
   }
 
   /** What the replay came to. `digest`: from the end of the trace, if it was reached. */

@@ -109,6 +109,8 @@ function oneField(
         : undefined;
     case KvmEvent.PAGE_FAULT:
       return name === 'error_code' ? ['tables', 'registers'] : undefined;
+    case KvmEvent.NESTED_VMEXIT:
+      return name === 'info1' ? ['tables', 'registers'] : undefined;
     case KvmEvent.ZAP_ALL_FAST:
       return name === 'mmu_used_pages' ? ['tables'] : ['stimuli'];
     default:
@@ -160,6 +162,10 @@ function eventExcuse(pair: SidePair, config: KvmConfig, kind: number, walk: Walk
     case KvmEvent.MATCH_MMIO:
       return ['memslots', 'tables'];
     case KvmEvent.PAGE_FAULT:
+    case KvmEvent.NESTED_VMENTER:
+    case KvmEvent.NESTED_VMEXIT:
+    case KvmEvent.NESTED_INTERCEPTS:
+    case KvmEvent.INVLPGA:
       return undefined;
     default:
   }

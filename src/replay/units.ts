@@ -13,6 +13,7 @@ const OUTCOMES = obsMask(
   Obs.EPT_VIOLATION,
   Obs.EPT_MISCONFIG,
   Obs.NPF,
+  Obs.PML_FULL,
   Obs.FAULTED,
   Obs.NOT_MODELLED,
 );

@@ -20,7 +20,7 @@ import {
   OBS_VECTOR_SHIFT,
   Obs,
 } from '../formats/observation.ts';
-import { CR0_WP, CR4_SMAP, CR4_SMEP, EFER_LMA, Reg } from '../formats/registers.ts';
+import { CR0_WP, CR4_PAE, CR4_SMAP, CR4_SMEP, EFER_LMA, Reg } from '../formats/registers.ts';
 import { ACCESS_NAMES, ACCESS_TYPE_MASK, ACCESS_TYPE_SHIFT, ACCESS_USER, AccessType } from '../formats/step.ts';
 import { PFEC_P, PFEC_PK, PFEC_RSVD } from '../paging/access.ts';
 import type { Row } from './result.ts';
@@ -57,11 +57,17 @@ function firstLacking(entries: readonly Row[], lacks: (row: Row) => boolean): st
 /** Why a guest walk ended in #PF with this error code. */
 function pageFaultReason(entries: readonly Row[], stepOp: number, errorCode: number, registers: Uint32Array): string {
   const last = entries[entries.length - 1];
-  const at = last === undefined ? 'a PDPTE register' : `the ${entryPlace(last)}`;
+  const at = last === undefined ? unseenEntry(registers) : `the ${entryPlace(last)}`;
   if ((errorCode & PFEC_P) === 0) return `${at} is not present`;
   if ((errorCode & PFEC_RSVD) !== 0) return `${at} has a reserved bit set`;
   if ((errorCode & PFEC_PK) !== 0) return `the protection key of ${at} denies the access`;
   return permissionReason(withRights(entries, registers), at, stepOp, registers);
+}
+
+/** The entry that a walk ended at of which no entry was told: an emulated KVM's processor has no rows for them. */
+function unseenEntry(registers: Uint32Array): string {
+  const pae = (registers[2 * Reg.CR4]! & CR4_PAE) !== 0 && (registers[2 * Reg.EFER]! & EFER_LMA) === 0;
+  return pae ? 'a PDPTE register or an entry' : 'an entry';
 }
 
 /** Entries that have rights: the PDPTEs of PAE paging have none (SDM vol. 3A 4.4.1). */
@@ -112,7 +118,9 @@ function secondStageReason(rows: readonly Row[], dim: number): string {
 
 /** In words, how the run of rows ended: a translation, or which check failed where. */
 export function outcomeReason(rows: readonly Row[], stepOp: number, registers: Uint32Array): string {
-  const outcome = rows.find((row) => rowKind(row) >= Obs.TRANSLATED && rowKind(row) <= Obs.NPF);
+  const outcome = rows.find(
+    (row) => (rowKind(row) >= Obs.TRANSLATED && rowKind(row) <= Obs.NPF) || rowKind(row) === Obs.PML_FULL,
+  );
   if (outcome === undefined) return 'no outcome';
   switch (rowKind(outcome)) {
     case Obs.TRANSLATED:
@@ -123,6 +131,8 @@ export function outcomeReason(rows: readonly Row[], stepOp: number, registers: U
       return `EPT violation: ${secondStageReason(rows, Dim.EPT)}`;
     case Obs.EPT_MISCONFIG:
       return `EPT misconfiguration: ${secondStageReason(rows, Dim.EPT)}`;
+    case Obs.PML_FULL:
+      return `the page-modification log is full: ${secondStageReason(rows, Dim.EPT)}`;
     case Obs.NPF:
       return `nested page fault: ${secondStageReason(rows, Dim.NPT)}`;
     default: {

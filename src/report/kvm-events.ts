@@ -100,6 +100,27 @@ function withPfec(fields: Fields, name: string): string {
   return `${fields.hex(name)} ${fields.pfec(name)}`.trimEnd();
 }
 
+/** Exits that have to do with paging, by basic reason (SDM vol. 3D, appendix C) and by code (APM vol. 2, appendix C). */
+const EXITS: Readonly<Record<'amd' | 'intel', Readonly<Record<number, string>>>> = {
+  intel: {
+    0: 'exception or NMI',
+    18: 'VMCALL',
+    48: 'EPT violation',
+    49: 'EPT misconfiguration',
+    50: 'INVEPT',
+    53: 'INVVPID',
+    59: 'VMFUNC',
+    62: 'PML full',
+  },
+  amd: { 78: '#PF', 122: 'INVLPGA', 129: 'VMMCALL', 1024: 'nested page fault' },
+};
+
+/** `400 (nested page fault)`; without a name where the vendor is not known. */
+function exitReason(fields: Fields, name: string, mmu: KvmConfig | undefined): string {
+  const told = mmu === undefined ? undefined : EXITS[mmu.vendor][fields.number(name)];
+  return told === undefined ? fields.hex(name) : `${fields.hex(name)} (${told})`;
+}
+
 const MMIO_TYPES = ['unsatisfied-read', 'read', 'write'];
 
 function fieldsText(event: number, fields: Fields, mmu: KvmConfig | undefined): string {
@@ -163,6 +184,19 @@ function fieldsText(event: number, fields: Fields, mmu: KvmConfig | undefined): 
     case KvmEvent.AGE_HVA:
     case KvmEvent.TEST_AGE_HVA:
       return `${hex('start')} -- ${hex('end')}`;
+    case KvmEvent.NESTED_VMENTER:
+      return `nested_tdp ${number('tdp_enabled')} guest_pgd ${hex('guest_pgd')}`;
+    case KvmEvent.NESTED_VMEXIT:
+      return `reason ${exitReason(fields, 'exit_reason', mmu)} info1 ${hex('info1')} info2 ${hex('info2')}`;
+    case KvmEvent.NESTED_VMEXIT_INJECT: {
+      const info = `exit_info1 ${hex('exit_info1')} exit_info2 ${hex('exit_info2')}`;
+      const event = `exit_int_info ${hex('exit_int_info')} exit_int_info_err ${hex('exit_int_info_err')}`;
+      return `code ${exitReason(fields, 'exit_code', mmu)} ${info} ${event}`;
+    }
+    case KvmEvent.NESTED_INTERCEPTS:
+      return `exceptions ${hex('exceptions')}`;
+    case KvmEvent.INVLPGA:
+      return `address ${hex('address')} asid ${hex('asid')}`;
     default:
       return '';
   }

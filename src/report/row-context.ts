@@ -22,6 +22,7 @@ import {
   STEP_REGISTER_SHIFT,
   StepKind,
 } from '../formats/step.ts';
+import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import type { RowContext } from './rows.ts';
 
@@ -62,20 +63,39 @@ export class ContextTracker {
   private readonly header: TraceHeader;
   private known: RowContext | undefined;
 
+  /** The vCPU that `registers` are of, and those of the others. */
+  private vcpu = 0;
+  private readonly others = new Map<number, Uint32Array>();
+
   constructor(header: TraceHeader, registers: Uint32Array) {
     this.header = header;
     this.registers = registers.slice();
   }
 
   /** The state that a chunk begins with. */
-  restart(registers: Uint32Array): void {
+  restart({ registers, vcpu, others }: Pick<StepColumns, 'registers' | 'vcpu' | 'others'>): void {
     this.registers.set(registers);
+    this.known = undefined;
+    this.vcpu = vcpu;
+    this.others.clear();
+    for (const each of others) this.others.set(each.vcpu, each.registers.slice());
+  }
+
+  private useVcpu(vcpu: number): void {
+    if (vcpu === this.vcpu) return;
+    const next = this.others.get(vcpu);
+    this.others.set(this.vcpu, this.registers.slice());
+    this.others.delete(vcpu);
+    this.vcpu = vcpu;
+    if (next === undefined) this.registers.fill(0);
+    else this.registers.set(next);
     this.known = undefined;
   }
 
   /** To be called for each step, after its context was used. */
   step(op: number, operandLo: number, operandHi: number): void {
     const kind = op & STEP_KIND_MASK;
+    if (kind === StepKind.VCPU) this.useVcpu(operandLo);
     if (kind !== StepKind.REGISTER_SET && kind !== StepKind.REGISTER_WRITE) return;
     const register = (op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK;
     if (2 * register + 1 >= this.registers.length) return;

@@ -10,6 +10,7 @@ import {
   exceptionName,
   type QualificationContext,
 } from '../formats/decode/fault.ts';
+import { decodeExceptionBitmap, decodePfecFilter, decodeVmFunctions } from '../formats/decode/guest-controls.ts';
 import {
   decodePageTableEntry,
   type EntryContext,
@@ -24,6 +25,7 @@ import {
   NOT_MODELLED_NAMES,
   OBS_DIM_MASK,
   OBS_DIM_SHIFT,
+  OBS_EXCEPTION_EXITS,
   OBS_FOUR_BYTES,
   OBS_KIND_MASK,
   OBS_LEARNED,
@@ -127,6 +129,12 @@ export function registerWords(register: number, lo: number, hi: number, context:
     case Reg.PDPTE2:
     case Reg.PDPTE3:
       return decodePageTableEntry(word, 3, { ...context, paging: 'pae' }).short;
+    case Reg.EXCEPTION_BITMAP:
+      return decodeExceptionBitmap(word).short;
+    case Reg.PFEC_MASK_MATCH:
+      return decodePfecFilter(word).short;
+    case Reg.VM_FUNCTION_CONTROLS:
+      return decodeVmFunctions(word).short;
     default:
       return '';
   }
@@ -197,9 +205,10 @@ function bareRowText(op: number, aLo: number, aHi: number, vLo: number, vHi: num
       return 'faulted, how was not seen';
     case Obs.EXCEPTION: {
       const vector = (op >>> OBS_VECTOR_SHIFT) & OBS_VECTOR_MASK;
-      if (vector !== PAGE_FAULT) return `${exceptionName(vector)} error ${value}`;
+      const exit = (op & OBS_EXCEPTION_EXITS) !== 0 ? ', a VM exit' : '';
+      if (vector !== PAGE_FAULT) return `${exceptionName(vector)} error ${value}${exit}`;
       const words = decodePfec({ lo: vLo, hi: vHi }, context.vendor).short;
-      return `#PF error ${value} (${words}) cr2 ${address}`;
+      return `#PF error ${value} (${words}) cr2 ${address}${exit}`;
     }
     case Obs.EPT_VIOLATION: {
       const words = decodeQualification({ lo: vLo, hi: vHi }, context).short;
@@ -224,6 +233,8 @@ function bareRowText(op: number, aLo: number, aHi: number, vLo: number, vHi: num
       const what = (op >>> OBS_NOT_MODELLED_SHIFT) & OBS_NOT_MODELLED_MASK;
       return `not modelled: ${NOT_MODELLED_NAMES[what] ?? `number ${what}`}`;
     }
+    case Obs.PML_FULL:
+      return `page-modification log full, gpa ${address} not logged`;
     case Obs.KVM_EVENT:
       return kvmEventText([{ op, addressLo: aLo, addressHi: aHi, valueLo: vLo, valueHi: vHi }], context.mmu);
     case Obs.KVM_MORE:

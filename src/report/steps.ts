@@ -148,7 +148,7 @@ function invalidationText(op: number, address: string, operand: string): string 
     case Invalidation.INVLPGA:
       return `INVLPGA ${address} asid ${operand}`;
     case Invalidation.EPTP_SWITCH:
-      return `VMFUNC EPTP switch to ${operand}`;
+      return operand === '0x0' ? `VMFUNC EPTP switch to entry ${address}` : `VMFUNC EPTP switch to ${operand}`;
     default:
       return `invalidation ${which} type ${type} address ${address} operand ${operand}`;
   }
@@ -383,6 +383,8 @@ function bareStepText(
       return softwareWalkText(op, address, oLo);
     case StepKind.HOST_PAGES:
       return hostPagesText(op, address, oLo, oHi);
+    case StepKind.VCPU:
+      return `vCPU ${oHi === 0 ? oLo : operand} from here on`;
     default:
       return `step kind ${op & STEP_KIND_MASK} address ${address} operand ${operand}`;
   }

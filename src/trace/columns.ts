@@ -7,11 +7,21 @@
 
 import type { Stimulus } from './stimulus.ts';
 
+/** The registers of a vCPU: 2 × REGISTER_COUNT elements. */
+export interface VcpuRegisters {
+  readonly vcpu: number;
+  readonly registers: Uint32Array;
+}
+
 export interface StepColumns {
   /** Ordinal of the first step in its segment. */
   readonly firstOrdinal: number;
   /** vCPU state before the first step: 2 × REGISTER_COUNT elements. */
   readonly registers: Uint32Array;
+  /** The vCPU that they are of, which makes the first step. */
+  readonly vcpu: number;
+  /** The state of the other vCPUs that the segment has had so far, by rising number. */
+  readonly others: readonly VcpuRegisters[];
   readonly stepCount: number;
   readonly observationCount: number;
   /** Step words (`formats/step.ts`), `stepCount` elements. */
@@ -42,6 +52,7 @@ export function keptColumns(columns: StepColumns): StepColumns {
   return {
     ...columns,
     registers: columns.registers.slice(),
+    others: columns.others.map(({ vcpu, registers }) => ({ vcpu, registers: registers.slice() })),
     op: columns.op.slice(),
     address: columns.address.slice(),
     operand: columns.operand.slice(),
@@ -143,8 +154,11 @@ export class StepBuilder {
     this.times.push(nanoseconds);
   }
 
-  /** The steps so far, with `registers` as the state before the first of them; the builder goes on empty. */
-  take(registers: Uint32Array, source = 0): StepColumns {
+  /**
+   * The steps so far, with `registers` of `vcpu` and those of all `others` seen so far as the state before the first of
+   * them; the builder goes on empty.
+   */
+  take(registers: Uint32Array, source = 0, vcpu = 0, others: readonly VcpuRegisters[] = []): StepColumns {
     const n = this.stepCount;
     const rows = this.observationCount;
     const line = this.line.slice(0, n);
@@ -152,6 +166,8 @@ export class StepBuilder {
     const columns: StepColumns = {
       firstOrdinal: this.firstOrdinal,
       registers: registers.slice(),
+      vcpu,
+      others: others.map((each) => ({ vcpu: each.vcpu, registers: each.registers.slice() })),
       stepCount: n,
       observationCount: rows,
       op: this.op.slice(0, n),

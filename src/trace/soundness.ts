@@ -6,13 +6,13 @@
 import { type Place, Problem } from '../bits/problem.ts';
 import { OBS_KIND_COUNT, OBS_KIND_MASK } from '../formats/observation.ts';
 import { REGISTER_COUNT } from '../formats/registers.ts';
-import { STEP_KIND_MASK, StepKind } from '../formats/step.ts';
+import { MAXIMUM_VCPUS, STEP_KIND_MASK, StepKind } from '../formats/step.ts';
 import type { StepColumns } from './columns.ts';
 
 const STEP_KIND_COUNT = Object.keys(StepKind).length;
-/** A bit for every known kind but RARE. */
+/** A bit for every known kind but RARE and VCPU. */
 // `| 0` makes it a small integer for the engine underneath, not a double.
-const PLAIN_KINDS = (2 ** STEP_KIND_COUNT - 1 - (1 << StepKind.RARE)) | 0;
+const PLAIN_KINDS = (2 ** STEP_KIND_COUNT - 1 - (1 << StepKind.RARE) - (1 << StepKind.VCPU)) | 0;
 
 /** A column whose length does not agree with the counts. */
 function checkLengths(columns: StepColumns): void {
@@ -36,11 +36,26 @@ function checkLengths(columns: StepColumns): void {
   }
 }
 
+/** States of vCPUs that do not exist, or come twice. */
+function checkVcpus({ vcpu, others }: StepColumns): void {
+  if (vcpu >= MAXIMUM_VCPUS) throw new Problem('E_UNSOUND', `the chunk begins with vCPU ${vcpu}`);
+  let last = -1;
+  for (const each of others) {
+    if (each.registers.length !== 2 * REGISTER_COUNT) {
+      throw new Problem('E_UNSOUND', `the registers of vCPU ${each.vcpu} are not as many as there are`);
+    }
+    if (each.vcpu <= last || each.vcpu === vcpu || each.vcpu >= MAXIMUM_VCPUS) {
+      throw new Problem('E_UNSOUND', `the chunk has registers of vCPU ${each.vcpu} where none are due`);
+    }
+    last = each.vcpu;
+  }
+}
+
 // Every step of every trace passes through the next two functions, at about a nanosecond each. So they only say whether
 // something is wrong; whoever gets `false` looks for the step. Each is a single loop on purpose: code behind a hot loop
 // that has seldom run makes V8 throw its compiled version away, chunk after chunk.
 
-/** True if all steps are of known kinds that refer to nothing. */
+/** True if all steps are of known kinds whose operands can do no harm. */
 function allPlain(op: Uint32Array): boolean {
   const words = new Int32Array(op.buffer, op.byteOffset, op.length);
   let plain = 1;
@@ -71,6 +86,9 @@ function checkSteps(columns: StepColumns): void {
     const kind = op[step]! & STEP_KIND_MASK;
     const place = { step: columns.firstOrdinal + step };
     if (kind >= STEP_KIND_COUNT) throw unknownKind(`a step is of kind ${kind}`, place);
+    if (kind === StepKind.VCPU && (operand[2 * step + 1] !== 0 || operand[2 * step]! >= MAXIMUM_VCPUS)) {
+      throw new Problem('E_UNSOUND', `a step is of a vCPU beyond ${MAXIMUM_VCPUS - 1}`, place);
+    }
     if (kind !== StepKind.RARE) continue;
     const zero = operand[2 * step + 1]! | address[2 * step]! | address[2 * step + 1]!;
     if (zero !== 0 || operand[2 * step] !== rare || rare >= stimuli.length) {
@@ -106,6 +124,7 @@ function checkObservations(columns: StepColumns): void {
 /** Throws E_UNSOUND or E_UNKNOWN_FEATURE, with the step where it has one. */
 export function checkColumns(columns: StepColumns): void {
   checkLengths(columns);
+  checkVcpus(columns);
   checkSteps(columns);
   checkObservations(columns);
 }

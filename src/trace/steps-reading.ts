@@ -2,8 +2,9 @@
 
 import { Problem } from '../bits/problem.ts';
 import { REGISTER_COUNT } from '../formats/registers.ts';
+import { MAXIMUM_VCPUS } from '../formats/step.ts';
 import type { ChunkBody } from './chunk.ts';
-import type { StepColumns } from './columns.ts';
+import type { StepColumns, VcpuRegisters } from './columns.ts';
 import { countVarints, decodeLines, decodeTimes } from './deltas.ts';
 import { type TraceLimits, withinLimit } from './limits.ts';
 import { checkColumns } from './soundness.ts';
@@ -29,7 +30,12 @@ export const StepsField = {
   LINE_DELTA: 14,
   TIME_DELTA: 15,
   PADDING: 16,
+  VCPU: 17,
+  OTHER_VCPU: 18,
 } as const;
+
+/** Numbers of the fields of a VcpuState message. */
+export const VcpuField = { VCPU: 1, REGISTERS: 2 } as const;
 
 const EMPTY = new Uint32Array(0);
 const NO_BYTES = new Uint8Array(0);
@@ -52,6 +58,7 @@ class Parts {
   readonly columns = new Map<number, Uint32Array>();
   readonly deltas = new Map<number, Uint8Array>();
   readonly stimuli: Stimulus[] = [];
+  readonly others: VcpuRegisters[] = [];
   private stimulusBytes = 0;
 
   constructor(reader: WireReader, limits: TraceLimits) {
@@ -60,11 +67,12 @@ class Parts {
       const tag = reader.varint();
       const field = Math.floor(tag / 8);
       const wireType = tag % 8;
-      const known = field >= StepsField.FIRST_ORDINAL && field <= StepsField.TIME_DELTA;
-      if (known && field !== StepsField.STIMULUS && this.has(field)) {
+      const known = field >= StepsField.FIRST_ORDINAL && field <= StepsField.OTHER_VCPU && field !== StepsField.PADDING;
+      if (known && this.has(field)) {
         throw reader.problem(`field ${field} of the steps comes twice`, at);
       }
-      if (wireType === WireType.VARINT && known) this.numbers.set(field, reader.varint());
+      const isMessage = field === StepsField.STIMULUS || field === StepsField.OTHER_VCPU;
+      if (wireType === WireType.VARINT && known && !isMessage) this.numbers.set(field, reader.varint());
       else if (wireType === WireType.BYTES && known) this.bytesField(reader, field, limits);
       else if (known) throw reader.problem(`field ${field} of the steps has wire type ${wireType}`, at);
       else reader.skip(wireType);
@@ -88,6 +96,9 @@ class Parts {
       this.stimulusBytes += stimulusBytes(stimulus);
       withinLimit(limits, 'maxStimulusBytes', this.stimulusBytes, "the memory of the chunk's rare stimuli");
       this.stimuli.push(stimulus);
+    } else if (field === StepsField.OTHER_VCPU) {
+      if (this.others.length === MAXIMUM_VCPUS) throw reader.problem('the chunk has too many vCPUs', start);
+      this.others.push(readVcpu(new WireReader(reader.bytes, start, reader.position)));
     } else if (field === StepsField.LINE_DELTA || field === StepsField.TIME_DELTA) {
       this.deltas.set(field, reader.bytes.subarray(start, reader.position));
     } else throw reader.problem(`field ${field} of the steps is no number`, start);
@@ -109,6 +120,22 @@ class Parts {
     }
     return bytes;
   }
+}
+
+/** The number and registers of another vCPU. */
+function readVcpu(reader: WireReader): VcpuRegisters {
+  let vcpu = 0;
+  let registers: Uint32Array = EMPTY;
+  while (!reader.atEnd) {
+    const tag = reader.varint();
+    if (tag === VcpuField.VCPU * 8 + WireType.VARINT) vcpu = reader.varint();
+    else if (tag === VcpuField.REGISTERS * 8 + WireType.BYTES) {
+      const length = reader.skipBytes();
+      if (length % 8 !== 0) throw reader.problem("a vCPU's registers end inside an element");
+      registers = words32(reader.bytes, reader.position - length, length);
+    } else reader.skip(tag % 8);
+  }
+  return { vcpu, registers: allRegisters(registers) };
 }
 
 /** The registers at the chunk's start; a writer that knew fewer than we do left the others at 0. */
@@ -140,6 +167,8 @@ export function readSteps(body: ChunkBody, limits: TraceLimits): StepColumns {
   const columns: StepColumns = {
     firstOrdinal: parts.number(StepsField.FIRST_ORDINAL),
     registers: allRegisters(parts.column(StepsField.REGISTERS)),
+    vcpu: parts.number(StepsField.VCPU),
+    others: parts.others,
     stepCount,
     observationCount: parts.number(StepsField.OBSERVATION_COUNT),
     op: parts.column(StepsField.OP),

@@ -1,10 +1,10 @@
 /** Columns as a Steps message, laid out so that a reader can view them where they lie. */
 
-import type { StepColumns } from './columns.ts';
+import type { StepColumns, VcpuRegisters } from './columns.ts';
 import { LINE_DELTA_BYTES, putLines, putTimes, TIME_DELTA_BYTES } from './deltas.ts';
 import { PREFIX_ROOM } from './framing.ts';
 import { DEFAULT_LIMITS } from './limits.ts';
-import { StepsField } from './steps-reading.ts';
+import { StepsField, VcpuField } from './steps-reading.ts';
 import { encodeStimulus } from './stimulus-message.ts';
 import { putVarint, tagOf, varintSize, WireType } from './wire.ts';
 
@@ -29,13 +29,13 @@ export class MessageBuffer {
   number(field: number, value: number): void {
     if (value === 0) return;
     this.reserve(16);
-    this.bytes[this.position++] = tagOf(field, WireType.VARINT);
+    this.position = putVarint(this.bytes, this.position, tagOf(field, WireType.VARINT));
     this.position = putVarint(this.bytes, this.position, value);
   }
 
   bytesField(field: number, value: Uint8Array): void {
     this.reserve(16 + value.length);
-    this.bytes[this.position++] = tagOf(field, WireType.BYTES);
+    this.position = putVarint(this.bytes, this.position, tagOf(field, WireType.BYTES));
     this.position = putVarint(this.bytes, this.position, value.length);
     this.bytes.set(value, this.position);
     this.position += value.length;
@@ -92,6 +92,28 @@ function timesOf(columns: StepColumns): Uint8Array | undefined {
   return bytes.subarray(0, end);
 }
 
+/** Registers that every chunk tells; of the later ones, those up to the last that is not 0. */
+const FIRST_REGISTERS = 22;
+
+function toldRegisters(registers: Uint32Array): Uint32Array {
+  let count = registers.length / 2;
+  while (count > FIRST_REGISTERS && registers[2 * count - 2] === 0 && registers[2 * count - 1] === 0) count--;
+  return registers.subarray(0, 2 * count);
+}
+
+function vcpuMessage({ vcpu, registers }: VcpuRegisters): Uint8Array {
+  const told = toldRegisters(registers);
+  const bytes = new Uint8Array(16 + 4 * told.length);
+  let position = 0;
+  bytes[position++] = tagOf(VcpuField.VCPU, WireType.VARINT);
+  position = putVarint(bytes, position, vcpu);
+  bytes[position++] = tagOf(VcpuField.REGISTERS, WireType.BYTES);
+  position = putVarint(bytes, position, 4 * told.length);
+  const data = new DataView(bytes.buffer);
+  for (const [i, word] of told.entries()) data.setUint32(position + 4 * i, word, true);
+  return bytes.subarray(0, position + 4 * told.length);
+}
+
 /** Puts the message into `buffer`, from BODY_START to its position; the message's size is a multiple of 8. */
 export function putSteps(buffer: MessageBuffer, columns: StepColumns, firstOrdinal: number): void {
   buffer.position = BODY_START;
@@ -99,7 +121,9 @@ export function putSteps(buffer: MessageBuffer, columns: StepColumns, firstOrdin
   buffer.number(StepsField.STEP_COUNT, columns.stepCount);
   buffer.number(StepsField.OBSERVATION_COUNT, columns.observationCount);
   buffer.number(StepsField.SOURCE, columns.source);
-  buffer.column(StepsField.REGISTERS, columns.registers);
+  buffer.number(StepsField.VCPU, columns.vcpu);
+  buffer.column(StepsField.REGISTERS, toldRegisters(columns.registers));
+  for (const other of columns.others) buffer.bytesField(StepsField.OTHER_VCPU, vcpuMessage(other));
   buffer.column(StepsField.OP, columns.op);
   buffer.column(StepsField.ADDRESS, columns.address);
   buffer.column(StepsField.OPERAND, columns.operand);

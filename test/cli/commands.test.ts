@@ -15,6 +15,7 @@ describe('stats', () => {
       stepCount: 9,
       observationCount: 7,
       events: {},
+      vcpus: {},
       steps: { store: 4, access: 3, invalidate: 1, note: 1 },
       accesses: { 'read, supervisor': 1, 'read, user': 1, 'write, user': 1 },
       outcomes: { translated: 2, '#PF error 0x4': 1 },

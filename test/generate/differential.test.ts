@@ -4,7 +4,8 @@ import { describe, expect, test } from 'vitest';
 import { compareOn, Tally } from '../../src/generate/differential.ts';
 import { generateProgram } from '../../src/generate/generate.ts';
 import { PAGINGS, type Paging } from '../../src/generate/program.ts';
-import { isValid, shrink } from '../../src/generate/shrink.ts';
+import { shrink } from '../../src/generate/shrink.ts';
+import { isValid } from '../../src/generate/valid.ts';
 import { Mutant } from '../../src/mmu/mutants.ts';
 import { Findings } from './findings.ts';
 
@@ -44,13 +45,15 @@ describe.each(NOTICED)('a KVM in which %s', (_, mutant, paging: Paging) => {
     for (let index = 0; index < 400; index++) {
       const program = generateProgram({ seed: 7, index, paging });
       for (const variant of ['tdp', 'shadow'] as const) {
-        const finding = compareOn(program, variant, new Tally(), options);
+        const finding = compareOn(program, { variant }, new Tally(), options);
         if (finding === undefined) continue;
-        const small = shrink(program, variant, finding, (each) => compareOn(each, variant, new Tally(), options));
+        const small = shrink(program, { variant }, finding, (each) =>
+          compareOn(each, { variant }, new Tally(), options),
+        );
         expect(small.finding.shape).toBe(finding.shape);
         expect(small.program.units.length - small.program.pinned).toBeLessThan(20);
         expect(isValid(small.program)).toBe(true);
-        expect(compareOn(small.program, variant)).toBeUndefined();
+        expect(compareOn(small.program, { variant })).toBeUndefined();
         return;
       }
     }

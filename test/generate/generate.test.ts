@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { StepKind } from '../../src/formats/step.ts';
 import { generateProgram } from '../../src/generate/generate.ts';
 import { PAGINGS } from '../../src/generate/program.ts';
-import { isValid } from '../../src/generate/shrink.ts';
+import { isValid } from '../../src/generate/valid.ts';
 import { programColumns } from '../../src/generate/write-programs.ts';
 import { folder, rewalk } from '../cli/cli.ts';
 

@@ -2,16 +2,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { decodeRole } from '../../src/formats/decode/kvm-role.ts';
-import {
-  CR4_LA57,
-  CR4_PAE,
-  CR4_SMEP,
-  EFER_LMA,
-  EFER_LME,
-  EFER_NXE,
-  GuestMode,
-  Reg,
-} from '../../src/formats/registers.ts';
+import { CR4_LA57, CR4_PAE, CR4_SMEP, EFER_LMA, EFER_LME, EFER_NXE } from '../../src/formats/registers.ts';
 import { ShadowRig } from './shadow-rig.ts';
 
 const LONG_MODE = { cr4: CR4_PAE, efer: EFER_LME | EFER_LMA | EFER_NXE };
@@ -33,7 +24,7 @@ test('vcpu.mmu is rootMmu, which shadows what cpuWalk reads; guestMmu shadows wh
     true,
     true,
   ]);
-  expect([vcpu.nestedCpuWalk.second === vcpu.tdpWalk, vcpu.cpuWalk.second]).toEqual([true, null]);
+  expect([vcpu.gvaWalk === vcpu.cpuWalk, vcpu.cpuWalk.second, vcpu.nested]).toEqual([true, null, false]);
 });
 
 describe('the shadow of L1’s nested page tables', () => {
@@ -72,31 +63,5 @@ describe('the shadow of L1’s EPT', () => {
     vcpu.initShadowEpt(WRITE_BACK | (4 << 3) | (1 << 6), true, false);
     expect(text(vcpu.guestMmu.rootRole, '6.1')).toBe('l5 8-byte q0 wux !nxe ad guest-mode');
     expect([vcpu.tdpWalk.haveAd, vcpu.tdpWalk.rootLevel]).toEqual([true, 5]);
-  });
-});
-
-describe('kvm_init_mmu while L2 runs with nested paging', () => {
-  test.each([
-    { profile: '6.1', nested: 4, own: 0, second: false },
-    { profile: '7.3', nested: 0, own: 4, second: true },
-  ] as const)('$profile sets up the walk of whoever runs, and no MMU', ({ profile, nested, own, second }) => {
-    const { vcpu } = rig({ profile });
-    const before = vcpu.rootMmu.rootRole;
-    vcpu.useNestedTdp(true);
-    vcpu.registers[2 * Reg.GUEST_MODE] = GuestMode.SVM;
-    vcpu.registers[2 * Reg.CR0] = 0x8001_0011;
-    vcpu.registers[2 * Reg.CR4] = LONG_MODE.cr4;
-    vcpu.registers[2 * Reg.EFER] = LONG_MODE.efer;
-    vcpu.cpuWalk.init({ base: 0, ext: 0 });
-    vcpu.initMmu();
-    expect(vcpu.mmu === vcpu.guestMmu).toBe(true);
-    expect([vcpu.nestedCpuWalk.rootLevel, vcpu.cpuWalk.rootLevel, vcpu.rootMmu.rootRole]).toEqual([
-      nested,
-      own,
-      before,
-    ]);
-    expect(vcpu.cpuWalk.second === vcpu.tdpWalk).toBe(second);
-    vcpu.useNestedTdp(false);
-    expect([vcpu.mmu === vcpu.rootMmu, vcpu.cpuWalk.second]).toEqual([true, null]);
   });
 });

@@ -141,8 +141,10 @@ export class ShadowRig {
       },
       hardware: {
         flushAll: () => void this.told.push('all'),
-        flushContext: () => void this.told.push('context'),
+        flushCurrent: () => void this.told.push('context'),
+        flushGuest: () => void this.told.push('context'),
         flushAddress: (lo) => void this.told.push(`address ${(lo >>> 0).toString(16)}`),
+        useTag: () => undefined,
         useRoot: (root) => void this.told.push(root === null ? 'no root' : `root ${rootName(root)}`),
       },
     });

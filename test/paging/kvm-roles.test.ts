@@ -45,7 +45,6 @@ import {
   smm,
   tdpRootRole,
   withCr0Wp,
-  withDirect,
   withInvalid,
   withLevel,
   withQuadrant,
@@ -216,7 +215,7 @@ describe.each(PROFILES)('accessors, %s', (profile) => {
     expect(smm(word)).toBe(1);
     expect(isInvalid(word, profile)).toBe(false);
     expect(isInvalid(withInvalid(word, profile), profile)).toBe(true);
-    expect(isDirect(withDirect(word))).toBe(true);
+    expect(isDirect(childRole(profile, word, { direct: true, access: ACC_ALL, parentIndex: 0 }))).toBe(true);
     expect(cr0Wp(withCr0Wp(word, false, profile), profile)).toBe(false);
     expect(withCr0Wp(withCr0Wp(word, false, profile), true, profile)).toBe(word);
     expect(quadrant(withQuadrant(withQuadrant(word, 3), 2))).toBe(2);
@@ -244,7 +243,8 @@ describe.each(PROFILES)('accessors, %s', (profile) => {
     const ignored = roleSyncIgnored(profile);
     const child = childRole(profile, word, { direct: false, access: ACC_READ, parentIndex: 0 });
     expect((child ^ word) & ~ignored).toBe(0);
-    expect((withDirect(child) ^ word) & ~ignored).not.toBe(0);
+    const direct = childRole(profile, word, { direct: true, access: ACC_READ, parentIndex: 0 });
+    expect((direct ^ word) & ~ignored).not.toBe(0);
     expect((withInvalid(child, profile) ^ word) & ~ignored).not.toBe(0);
   });
 });

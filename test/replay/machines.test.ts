@@ -72,6 +72,24 @@ describe('the machine for a trace', () => {
     expect(chosen(KVM, { profile: '6.1' }).description).toBe('kvm 6.1, NPT, TDP MMU');
   });
 
+  test('may be wired as another kernel is; the receipt says so', () => {
+    let wiring: string | undefined;
+    const wired = (choice: MachineChoice): string => {
+      const { description } = machineFor(KVM, choice, (_, __, options) => {
+        ({ wiring } = options);
+        return {} as Machine;
+      });
+      return `${wiring}: ${description}`;
+    };
+    expect(wired({})).toBe('walk-mmu: kvm 6.1, NPT, TDP MMU');
+    expect(wired({ profile: '7.3' })).toBe('gva-walk: kvm 7.3, NPT, TDP MMU (recorded: 6.1, NPT, TDP MMU)');
+    expect(wired({ wiring: 'walk-mmu' })).toBe('walk-mmu: kvm 6.1, NPT, TDP MMU');
+    expect(wired({ wiring: 'nested-cpu-walk' })).toBe(
+      'nested-cpu-walk: kvm 6.1, NPT, TDP MMU, wired as nested-cpu-walk',
+    );
+    expect(usage(() => checkChoice({ machine: 'bare', wiring: 'gva-walk' }))).toContain('--wiring cannot apply');
+  });
+
   test("of a bare processor's trace is a host of its vendor", () => {
     const vendor = (name: 'amd' | 'intel' | 'unknown'): TraceHeader => ({
       ...BARE,

@@ -19,6 +19,7 @@ import {
   SP_CREATED,
   SP_GENERATION_SHIFT,
   SP_UNSYNC,
+  VMENTER_TDP,
 } from '../../src/formats/kvm-event.ts';
 import { OBS_LEVEL_SHIFT, Obs } from '../../src/formats/observation.ts';
 import { type EventRow, kvmEventName, kvmEventText, moreRowsAt } from '../../src/report/kvm-events.ts';
@@ -124,6 +125,34 @@ describe('events read as in the kernel’s own trace', () => {
   });
 });
 
+describe('a guest that is a hypervisor', () => {
+  test('is entered and left', () => {
+    expect(text(KvmEvent.NESTED_VMENTER, VMENTER_TDP, 0n, 0x109301en)).toBe(
+      'nested-vmenter nested_tdp 1 guest_pgd 109301e',
+    );
+    expect(text(KvmEvent.NESTED_VMEXIT, 0, 0x600000n, 0x200000006n, 0x400n)).toBe(
+      'nested-vmexit reason 400 (nested page fault) info1 200000006 info2 600000',
+    );
+    expect(text(KvmEvent.NESTED_VMEXIT_INJECT, 0, 0x40001040n, 7n, 0x4en)).toBe(
+      'nested-vmexit-inject code 4e (#PF) exit_info1 7 exit_info2 40001040 exit_int_info 0 exit_int_info_err 0',
+    );
+    expect(text(KvmEvent.NESTED_VMEXIT, 0, 0n, 0n, 0x60n)).toBe('nested-vmexit reason 60 info1 0 info2 0');
+    expect(text(KvmEvent.NESTED_INTERCEPTS, 0, 0n, 0x4000n)).toBe('nested-intercepts exceptions 4000');
+    expect(text(KvmEvent.INVLPGA, 0, 0x5000n, 1n)).toBe('invlpga address 5000 asid 1');
+  });
+
+  test('its exits have the names of its vendor', () => {
+    const rows = [
+      row(Obs.KVM_EVENT | (KvmEvent.NESTED_VMEXIT << KVM_EVENT_SHIFT), 0n, 0x181n),
+      row(Obs.KVM_MORE, 48n, 0n),
+    ];
+    expect(kvmEventText(rows, defaultKvmConfig({ vendor: 'intel' }))).toBe(
+      'nested-vmexit reason 30 (EPT violation) info1 181 info2 0',
+    );
+    expect(kvmEventText(rows)).toBe('nested-vmexit reason 30 info1 181 info2 0');
+  });
+});
+
 test('every event shows each of its rows', () => {
   for (let event = 1; event < KVM_EVENT_COUNT; event++) {
     const words = Array.from({ length: 2 * (1 + KVM_MORE_ROWS[event]!) }, () => 0xabcdn);
@@ -136,7 +165,7 @@ test('every event shows each of its rows', () => {
 
 test('what is not there is not made up', () => {
   expect(text(KvmEvent.SET_SPTE, level(1), 0x100n, 0x1n)).toBe('set-spte gfn 100 spte 1 (----) level 1 at ?');
-  expect(text(29, 0, 1n, 2n)).toBe('KVM event 29 address 1 value 2');
+  expect(text(KvmEvent.NONE, 0, 1n, 2n)).toBe('none address 1 value 2');
   expect(kvmEventName(Obs.KVM_EVENT | (KvmEvent.MMIO << KVM_EVENT_SHIFT))).toBe('mmio');
 });
 

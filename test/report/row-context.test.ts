@@ -74,6 +74,18 @@ describe('the tracker', () => {
     expect([...tracker.registers.slice(2, 4)]).toEqual([0x2000, 0x8000_0000]);
   });
 
+  test('has the registers of the vCPU whose steps come', () => {
+    const tracker = new ContextTracker(HEADER, registers({ [Reg.CR3]: 1 }));
+    const cr3 = (vcpu: number): number => {
+      tracker.step(StepKind.VCPU, vcpu, 0);
+      return tracker.registers[2 * Reg.CR3]!;
+    };
+    expect([cr3(1), cr3(0)]).toEqual([0, 1]);
+    const others = [{ vcpu: 2, registers: registers({ [Reg.CR3]: 3 }) }];
+    tracker.restart({ registers: registers({ [Reg.CR3]: 4 }), vcpu: 1, others });
+    expect([cr3(1), cr3(2), cr3(0), cr3(1)]).toEqual([4, 3, 0, 4]);
+  });
+
   test('a register that does not exist changes nothing', () => {
     const tracker = new ContextTracker(HEADER, registers({}));
     tracker.step(StepKind.REGISTER_SET | (60 << STEP_REGISTER_SHIFT), 1, 1);

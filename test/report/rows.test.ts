@@ -5,6 +5,7 @@ import {
   elementRow,
   entryWriteRow,
   OBS_DIM_SHIFT,
+  OBS_EXCEPTION_EXITS,
   OBS_LEARNED,
   OBS_LEVEL_SHIFT,
   OBS_NESTED_ACCESS_SHIFT,
@@ -100,6 +101,10 @@ describe('walks and results', () => {
       '#PF error 0x15 (P U F) cr2 0x40001040',
     );
     expect(text(Obs.EXCEPTION | (13 << OBS_VECTOR_SHIFT), 0n, 0n)).toBe('#GP error 0x0');
+    expect(text(Obs.EXCEPTION | (13 << OBS_VECTOR_SHIFT) | OBS_EXCEPTION_EXITS, 0n, 0n)).toBe(
+      '#GP error 0x0, a VM exit',
+    );
+    expect(text(Obs.PML_FULL, 0x7008n, 0n)).toBe('page-modification log full, gpa 0x7008 not logged');
   });
 
   test('nested faults', () => {

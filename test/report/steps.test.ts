@@ -128,6 +128,7 @@ describe('invalidations', () => {
     );
     expect(invalidate(Invalidation.INVLPGA, 0, 0x1000n, 1n)).toBe('INVLPGA 0x1000 asid 0x1');
     expect(invalidate(Invalidation.EPTP_SWITCH, 0, 0n, 0x60001en)).toBe('VMFUNC EPTP switch to 0x60001e');
+    expect(invalidate(Invalidation.EPTP_SWITCH, 0, 3n, 0n)).toBe('VMFUNC EPTP switch to entry 0x3');
   });
 
   test('a type that does not exist is named so', () => {

@@ -142,11 +142,11 @@ test('kinds that do not exist are refused, with the step', () => {
   const step = (op: number): string => steps(number(3, 1), column(5, op), ...ONE_STEP.slice(2));
   const row = (op: number): string =>
     steps(...ONE_STEP.slice(0, 4), column(8, 1), number(4, 1), column(9, op), column(10, 0, 0), column(11, 0, 0));
-  expect([step(15), step(31), row(19), row(31)]).toMatchInlineSnapshot(`
+  expect([step(16), step(31), row(20), row(31)]).toMatchInlineSnapshot(`
     [
-      "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: a step is of kind 15, which this version does not know -> use a newer rewalk",
+      "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: a step is of kind 16, which this version does not know -> use a newer rewalk",
       "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: a step is of kind 31, which this version does not know -> use a newer rewalk",
-      "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: an observation is of kind 19, which this version does not know -> use a newer rewalk",
+      "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: an observation is of kind 20, which this version does not know -> use a newer rewalk",
       "E_UNKNOWN_FEATURE FILE.rwt, chunk 1, byte 248, step 0: an observation is of kind 31, which this version does not know -> use a newer rewalk",
     ]
   `);
@@ -170,9 +170,9 @@ test('one bad step is found at whatever place of a chunk it stands', () => {
       const told = (): void => checkColumns({ ...ends, ...rows });
       if (bad === 0 && count > 1) expect(told).not.toThrow();
       else expect(told, `${bad} of ${count}`).toThrow(Problem);
-      columns.op[bad] = 15;
+      columns.op[bad] = 16;
       expect(() => checkColumns({ ...columns, observationEnd: new Uint32Array(count) })).toThrow(
-        'a step is of kind 15',
+        'a step is of kind 16',
       );
     }
   }

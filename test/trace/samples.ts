@@ -19,6 +19,7 @@ import {
   ACCESS_TYPE_SHIFT,
   ACCESS_USER,
   AccessType,
+  MAXIMUM_VCPUS,
   STORE_SIZE_SHIFT,
   StepKind,
 } from '../../src/formats/step.ts';
@@ -91,8 +92,11 @@ export const KVM_HEADER: TraceHeader = {
   },
 };
 
+/** Registers that version 1 of the format has always had; the later ones are 0 in its fixture. */
+const FIRST_REGISTERS = 22;
+
 export function registersOf(seed: number): Uint32Array {
-  return Uint32Array.from({ length: 2 * REGISTER_COUNT }, (_, i) => (i * seed) >>> 0);
+  return Uint32Array.from({ length: 2 * REGISTER_COUNT }, (_, i) => (i < 2 * FIRST_REGISTERS ? (i * seed) >>> 0 : 0));
 }
 
 /** A builder with `count` accesses that need no rows, the commonest steps there are. */
@@ -179,6 +183,8 @@ export function plain(columns: StepColumns): unknown {
     firstOrdinal: columns.firstOrdinal,
     source: columns.source,
     registers: words(columns.registers),
+    vcpu: columns.vcpu,
+    others: columns.others.map(({ vcpu, registers }) => [vcpu, words(registers)]),
     op: [...columns.op],
     address: words(columns.address),
     operand: words(columns.operand),
@@ -339,7 +345,14 @@ export const chunksArbitrary: fc.Arbitrary<StepColumns[]> = fc
   .array(
     fc.record({
       steps: fc.array(stepArbitrary, { maxLength: 12 }),
-      registers: fc.uint32Array({ minLength: 2 * REGISTER_COUNT, maxLength: 2 * REGISTER_COUNT }),
+      vcpus: fc.array(
+        fc.record({
+          vcpu: fc.nat({ max: MAXIMUM_VCPUS - 1 }),
+          registers: fc.uint32Array({ minLength: 2 * REGISTER_COUNT, maxLength: 2 * REGISTER_COUNT }),
+          told: fc.nat({ max: 2 * REGISTER_COUNT }),
+        }),
+        { minLength: 1, maxLength: 3 },
+      ),
       source: fc.nat({ max: 1 }),
       stamped: fc.boolean(),
     }),
@@ -347,15 +360,22 @@ export const chunksArbitrary: fc.Arbitrary<StepColumns[]> = fc
   )
   .map((chunks) => {
     const builder = new StepBuilder();
-    return chunks.map(({ steps, registers, source, stamped }) => {
+    return chunks.map(({ steps, vcpus, source, stamped }) => {
+      const states = vcpus.map(({ vcpu, registers, told }) => ({ vcpu, registers: registers.fill(0, told) }));
+      const { vcpu, registers } = states[0]!;
+      const others = states
+        .filter((each, i) => states.findIndex((other) => other.vcpu === each.vcpu) === i && i > 0)
+        .sort((a, b) => a.vcpu - b.vcpu);
       for (const { kind, row, rare, line, time, rows } of steps) {
         const op = (row.op & ~0x1f) >>> 0;
         if (rare !== null) builder.rare(rare, op, line);
+        else if (kind === StepKind.VCPU)
+          builder.step((op | kind) >>> 0, row.words[0], row.words[1], row.words[2] % 64, 0, line);
         else builder.step((op | kind) >>> 0, ...row.words, line);
         if (stamped) builder.stamp(time);
         for (const observed of rows) builder.observe(observed.op >>> 0, ...observed.words);
       }
-      return builder.take(registers, source);
+      return builder.take(registers, source, vcpu, others);
     });
   });
 

@@ -121,6 +121,30 @@ const EVERYTHING = [
   },
   { store: '0x1000', value: '0x5', emulated: true },
   { 'vm-entry': true },
+  { invlpga: '0x1000', asid: '0x2', expect: [{ kvm: 'invlpga', address: '0x1000', asid: 2 }] },
+  {
+    'nested-entry': 'svm',
+    expect: [
+      { kvm: 'nested-vmenter', tdp_enabled: true, guest_pgd: '0x8000' },
+      { kvm: 'nested-intercepts', exceptions: '0x60042' },
+    ],
+  },
+  { vcpu: 1 },
+  {
+    'nested-exit': 'vmx',
+    reason: '0x30',
+    qualification: '0x181',
+    expect: [
+      { kvm: 'nested-vmexit', exit_reason: 48, info1: '0x181', info2: '0x80000b0e' },
+      {
+        kvm: 'nested-vmexit-inject',
+        exit_code: 48,
+        exit_info1: '0x181',
+        exit_int_info: '0x80000b0e',
+        exit_int_info_err: '0x2',
+      },
+    ],
+  },
 ];
 
 describe("a hypervisor's steps and events", () => {
@@ -264,7 +288,7 @@ describe('what a person gets wrong in an event', () => {
 
 test('rows that make up no event stay what they are', () => {
   const strange = [
-    { kvm: 29, address: '0x1', value: '0x2', bits: '0x7fff0000' },
+    { kvm: 'none', address: '0x1', value: '0x2', bits: '0x7fff0000' },
     { kvm: 'set-spte', gfn: '0x1', rwx: '---u', more: 0, bits: '0x40080000' },
     { kvm: 'fast-page-fault', sptep: '0x1', more: 1 },
     { 'kvm-more': '0x5', value: '0x6' },

@@ -4,6 +4,7 @@ import type { Word64 } from '../../bits/word64.ts';
 import { decodeCr0, decodeCr3, decodeCr4, decodeEfer, decodePkru } from './control-register.ts';
 import { decodeEptEntry, decodeEptp } from './ept.ts';
 import { decodeNpfExitInfo1, decodePfec, decodeQualification } from './fault.ts';
+import { decodeExceptionBitmap, decodePfecFilter, decodeVmFunctions } from './guest-controls.ts';
 import { decodeCpuRole, decodeExtendedRole, decodeRole, type KvmProfile } from './kvm-role.ts';
 import { decodeSpte } from './kvm-spte.ts';
 import { decodePageTableEntry, type PagingMode } from './page-table-entry.ts';
@@ -112,6 +113,27 @@ export const DECODE_FORMATS: readonly DecodeFormat[] = [
     summary: 'EXITINFO1 of a nested page fault',
     options: [],
     decode: (word) => decodeNpfExitInfo1(word),
+  },
+  {
+    name: 'exception-bitmap',
+    aliases: [],
+    summary: 'exceptions of a guest that are VM exits',
+    options: [],
+    decode: (word) => decodeExceptionBitmap(word),
+  },
+  {
+    name: 'pfec-filter',
+    aliases: [],
+    summary: 'page-fault error-code mask (low half) and match (high half)',
+    options: [],
+    decode: (word) => decodePfecFilter(word),
+  },
+  {
+    name: 'vm-functions',
+    aliases: [],
+    summary: 'VM-function controls',
+    options: [],
+    decode: (word) => decodeVmFunctions(word),
   },
   { name: 'cr0', aliases: [], summary: 'CR0', options: [], decode: (word) => decodeCr0(word) },
   {

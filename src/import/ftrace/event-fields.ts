@@ -28,7 +28,7 @@ const ALL_BITS = 0xffffffff;
 function exitFields(f: EventFields): ExitFields {
   return {
     vcpu: f.number('vcpu_id'),
-    reason: exitReason(f),
+    reason: exitReason(f, 'exit_reason'),
     rip: f.big('guest_rip'),
     info1: f.big('info1'),
     info2: f.big('info2'),
@@ -38,8 +38,8 @@ function exitFields(f: EventFields): ExitFields {
 }
 
 /** `EPT_VIOLATION`, `npf`; on VMX the flags of the upper half follow the name. */
-function exitReason(f: EventFields): string {
-  const reason = f.big('exit_reason');
+function exitReason(f: EventFields, field: 'exit_reason' | 'exit_code'): string {
+  const reason = f.big(field);
   if (f.number('isa') !== ISA_VMX) return f.symbol('npf', reason);
   const name = f.symbol('EPT_VIOLATION', reason & VMX_BASIC_REASON);
   const flags = reason & ~VMX_BASIC_REASON;
@@ -213,6 +213,21 @@ export function eventFromFields(name: string, f: EventFields): TraceEventFields 
       return userspaceExit(f);
     case 'kvm_invlpga':
       return { name, rip: f.big('rip'), asid: f.number('asid'), address: f.big('address') };
+    case 'kvm_nested_vmenter':
+      return { name, rip: f.big('rip'), tdp: f.number('tdp_enabled') !== 0, guestPgd: f.big('guest_pgd') };
+    case 'kvm_nested_intercepts':
+      return { name, exceptions: f.number('exceptions') >>> 0 };
+    case 'kvm_nested_vmexit_inject':
+      return {
+        name,
+        reason: exitReason(f, 'exit_code'),
+        info1: f.big('exit_info1'),
+        info2: f.big('exit_info2'),
+        intInfo: f.number('exit_int_info') >>> 0,
+        intInfoError: f.number('exit_int_info_err') >>> 0,
+      };
+    case 'kvm_nested_vmenter_failed':
+      return { name };
     default:
       return { name: 'other', event: name, text: '' };
   }

@@ -124,6 +124,15 @@ function parseEmulatedInstruction(cursor: Cursor): TraceEventFields {
   };
 }
 
+function parseNestedEntry(cursor: Cursor): TraceEventFields {
+  const rip = big(cursor, 'rip: ');
+  // nested_npt or nested_ept, then nested_cr3, nested_eptp or guest_cr3.
+  cursor.before('=');
+  const tdp = cursor.oneOf('y ', 'n ') === 'y ';
+  cursor.before(': ');
+  return { name: 'kvm_nested_vmenter', rip, tdp, guestPgd: cursor.big() };
+}
+
 function range(name: 'kvm_unmap_hva_range' | 'kvm_age_hva', what: string): (cursor: Cursor) => TraceEventFields {
   return (cursor) => ({ name, start: big(cursor, `mmu notifier ${what}: `), end: big(cursor, ' -- ') });
 }
@@ -292,4 +301,28 @@ const PARSERS: ReadonlyMap<string, (cursor: Cursor) => TraceEventFields> = new M
       address: big(c, ' address: '),
     }),
   ],
+  ['kvm_nested_vmenter', parseNestedEntry],
+  [
+    'kvm_nested_intercepts',
+    (c) => {
+      c.before(' excp: ');
+      const exceptions = c.hex();
+      return { name: 'kvm_nested_intercepts', exceptions };
+    },
+  ],
+  [
+    'kvm_nested_vmexit_inject',
+    (c) => {
+      c.literal('reason: ');
+      return {
+        name: 'kvm_nested_vmexit_inject',
+        reason: c.before(' ext_inf1: '),
+        info1: c.big(),
+        info2: big(c, ' ext_inf2: '),
+        intInfo: hex(c, ' ext_int: '),
+        intInfoError: hex(c, ' ext_int_err: '),
+      };
+    },
+  ],
+  ['kvm_nested_vmenter_failed', () => ({ name: 'kvm_nested_vmenter_failed' })],
 ]);

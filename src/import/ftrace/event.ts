@@ -137,6 +137,19 @@ export type TraceEventFields =
   | { readonly name: 'kvm_set_spte_hva' | 'kvm_test_age_hva'; readonly hva: bigint }
   | { readonly name: 'kvm_userspace_exit'; readonly reason: string; readonly number: number }
   | { readonly name: 'kvm_invlpga'; readonly rip: bigint; readonly asid: number; readonly address: bigint }
+  /** `guestPgd`: nested CR3 or EPTP with nested paging (`tdp`), else CR3 of the guest's guest. */
+  | { readonly name: 'kvm_nested_vmenter'; readonly rip: bigint; readonly tdp: boolean; readonly guestPgd: bigint }
+  | { readonly name: 'kvm_nested_intercepts'; readonly exceptions: number }
+  | {
+      readonly name: 'kvm_nested_vmexit_inject';
+      /** As of `ExitFields`. */
+      readonly reason: string;
+      readonly info1: bigint;
+      readonly info2: bigint;
+      readonly intInfo: number;
+      readonly intInfoError: number;
+    }
+  | { readonly name: 'kvm_nested_vmenter_failed' }
   /** What user space wrote to `trace_marker`, without newlines at its end. */
   | { readonly name: 'mark'; readonly text: string }
   /** Here the buffer of the CPU overflowed; how many events are gone, if that is known. */

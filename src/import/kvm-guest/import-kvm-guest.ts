@@ -7,7 +7,7 @@
 
 import { basename } from 'node:path';
 import { Problem } from '../../bits/problem.ts';
-import { OBS_FAULTS, Obs, obsMask } from '../../formats/observation.ts';
+import { Obs, obsMask } from '../../formats/observation.ts';
 import type { StepColumns } from '../../trace/columns.ts';
 import { FORMAT_VERSION, type TraceHeader } from '../../trace/header.ts';
 import { WRITER } from '../../trace/version.ts';
@@ -24,7 +24,16 @@ export interface KvmGuestOptions {
 }
 
 /** What the marks let us see of an access. */
-const OBSERVABLE = obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED, Obs.ENTRY_AFTER) | OBS_FAULTS;
+const OBSERVABLE = obsMask(
+  Obs.TRANSLATED,
+  Obs.COMPLETED,
+  Obs.FAULTED,
+  Obs.ENTRY_AFTER,
+  Obs.EXCEPTION,
+  Obs.EPT_VIOLATION,
+  Obs.EPT_MISCONFIG,
+  Obs.NPF,
+);
 
 /** Reads the recording in `folder` and hands header and steps to `sink`. Unknown input is a `Problem` with its line. */
 export async function importKvmGuest(folder: string, sink: StepSink, options: KvmGuestOptions = {}): Promise<void> {

@@ -32,17 +32,32 @@ const WALK: ReadonlySet<EventName> = new Set<EventName>([
  * or at once where a register write drops all roots.
  */
 export function lettingGo(kind: number): boolean {
-  return kind !== StepKind.REGISTER_WRITE && kind !== StepKind.RARE;
+  switch (kind) {
+    case StepKind.REGISTER_WRITE:
+    case StepKind.RARE:
+    case StepKind.NESTED_ENTRY:
+    case StepKind.NESTED_EXIT:
+      return false;
+    default:
+      return true;
+  }
 }
 
 /** A store into a shadowed table: pages zapped; a page that was unsync is synced as it goes. */
 const STORE: ReadonlySet<EventName> = new Set<EventName>(['kvm_mmu_prepare_zap_page', 'kvm_mmu_sync_page']);
 
 /** INVLPG re-creates an entry of a page that is unsync. */
-const INVALIDATE: ReadonlySet<EventName> = new Set<EventName>(['kvm_mmu_set_spte', 'mark_mmio_spte']);
+const INVALIDATE: ReadonlySet<EventName> = new Set<EventName>(['kvm_mmu_set_spte', 'mark_mmio_spte', 'kvm_invlpga']);
 
 /** A register write only drops roots, of which those that were invalid tell. */
 const REGISTER_WRITE: ReadonlySet<EventName> = new Set<EventName>(['kvm_mmu_prepare_zap_page']);
+
+/** Nested entry and exit: other roots are taken, of which one that was invalid and has to make room tells. */
+const NESTED_ENTRY: ReadonlySet<EventName> = new Set<EventName>([
+  'kvm_nested_vmenter',
+  'kvm_nested_intercepts',
+  'kvm_mmu_prepare_zap_page',
+]);
 
 const NOTHING: ReadonlySet<EventName> = new Set<EventName>();
 
@@ -67,6 +82,9 @@ function causes(kind: number): ReadonlySet<EventName> | undefined {
       return INVALIDATE;
     case StepKind.REGISTER_WRITE:
       return REGISTER_WRITE;
+    case StepKind.NESTED_ENTRY:
+    case StepKind.NESTED_EXIT:
+      return NESTED_ENTRY;
     default:
       return NOTHING;
   }

@@ -9,12 +9,14 @@ import type { StepSink } from '../sink.ts';
 import { Conclusions } from './conclusions.ts';
 import { type Draft, DraftWriter, draft, rareDraft } from './draft.ts';
 import { Emulator, isOperand } from './emulator.ts';
+import { isPageFaultExit } from './exit-reasons.ts';
 import type { Unit } from './exit-units.ts';
 import { FaultsAndWalks } from './faults-and-walks.ts';
 import type { Seen } from './host-config.ts';
 import { notifier } from './host-notifier.ts';
 import { Intercepted } from './intercepted.ts';
 import { isWalkerEvent } from './neighbours.ts';
+import type { NestedGuest } from './nested-guest.ts';
 import type { Parts } from './parts.ts';
 import type { Stranger } from './stranger.ts';
 import { UnitProgress } from './unit-progress.ts';
@@ -25,11 +27,30 @@ export interface MarkHandler {
   mark(text: string, position: number): void;
   /** Called ahead of every exit that is no page fault, with the address of the instruction. */
   beforeExit(rip: bigint, position: number): void;
+  /** Called ahead of every exit, before anything is made of it. `next`: the units that follow. */
+  lookAhead(unit: Unit, next: AsyncIterable<Unit>): Promise<void>;
+  /** Called ahead of every exit. `next`: the units that follow. */
+  endQuietAccess(unit: Unit, next: AsyncIterable<Unit>): Promise<void>;
+  /** The processor raised a #PF in the guest's guest, and its hypervisor has that as an exit. */
+  interceptedPageFault(errorCode: bigint, cr2: bigint, position: number): void;
 }
+
+type NestedEvent = Extract<
+  TraceEvent,
+  {
+    name:
+      | 'kvm_nested_vmenter'
+      | 'kvm_nested_intercepts'
+      | 'kvm_nested_vmenter_failed'
+      | 'kvm_nested_vmexit'
+      | 'kvm_nested_vmexit_inject';
+  }
+>;
 
 /** Of a recording with side files. */
 export interface Described {
   readonly marks: MarkHandler;
+  readonly nested: NestedGuest;
   /** Written ahead of the first entry. */
   prologue(): readonly Draft[];
 }
@@ -43,6 +64,7 @@ export class Conversion {
   private readonly faultsAndWalks: FaultsAndWalks;
   private readonly intercepted: Intercepted;
   private readonly watcher: Watcher;
+  private readonly nested: NestedGuest | undefined;
   private entered = false;
 
   /** `seen` is filled in. `from`: whoever tells what the events do not. */
@@ -53,8 +75,9 @@ export class Conversion {
     // Of a walk that is over, first what it touched is told, then what it shows of registers.
     this.emulator = new Emulator(parts);
     this.concluded = 'marks' in from ? undefined : new Conclusions(parts, from, seen);
-    this.faultsAndWalks = new FaultsAndWalks(parts, this.emulator, this.concluded);
-    this.intercepted = new Intercepted(parts, this.concluded);
+    this.nested = this.described?.nested;
+    this.faultsAndWalks = new FaultsAndWalks(parts, this.emulator, this.nested, this.concluded);
+    this.intercepted = new Intercepted(parts, this.nested, this.concluded);
     this.watcher = new Watcher(parts, seen, this.concluded);
   }
 
@@ -64,6 +87,8 @@ export class Conversion {
     const now = new UnitProgress(unit);
     this.parts.now = now;
     this.emulator.beginUnit();
+    if (unit.exit !== undefined) await this.described?.marks.lookAhead(unit, next);
+    if (unit.exit !== undefined) await this.described?.marks.endQuietAccess(unit, next);
     if (unit.exit !== undefined) await actions.before(unit, next, steps);
     await this.concluded?.lookAhead(unit, next);
     steps.beginEvents();
@@ -75,6 +100,7 @@ export class Conversion {
     }
     this.emulator.settleStore(unit.entry?.position ?? 0);
     steps.settle();
+    this.nested?.endUnit();
     if (unit.entry !== undefined) this.entry(unit.entry.position);
     else this.end(unit);
     this.writer.write(steps.take());
@@ -86,6 +112,9 @@ export class Conversion {
     if (this.parts.now.fault === undefined) this.described?.marks.beforeExit(exit.rip, exit.position);
     if (exit.reason === 'EPT_MISCONFIG') this.faultsAndWalks.misconfiguration(exit);
     else if (exit.reason === 'INVLPG') this.intercepted.invlpgExit(exit);
+    else if (exit.reason === 'INVEPT' || exit.reason === 'INVVPID' || exit.reason === 'VMFUNC') {
+      this.intercepted.instructionExit(exit);
+    }
   }
 
   private entry(position: number): void {
@@ -166,14 +195,52 @@ export class Conversion {
         return;
       case 'kvm_entry':
       case 'kvm_exit':
-      case 'kvm_nested_vmexit':
+        receipt.omit(event.name, 'without consequence');
+        return;
       case 'kvm_invlpga':
-        receipt.omit(event.name, event.name === 'kvm_nested_vmexit' ? 'nested event' : 'without consequence');
+        if (this.nested === undefined) receipt.omit(event.name, 'nested event');
+        else this.intercepted.invlpga(event);
+        return;
+      case 'kvm_nested_vmenter':
+      case 'kvm_nested_intercepts':
+      case 'kvm_nested_vmenter_failed':
+      case 'kvm_nested_vmexit':
+      case 'kvm_nested_vmexit_inject':
+        if (this.nested === undefined) receipt.omit(event.name, 'nested event');
+        else this.nestedEvent(this.nested, event);
         return;
       default:
         this.watcher.watch(event);
         if (!isWalkerEvent(event)) this.emulator.settleStore(event.position);
         steps.row(event);
+    }
+  }
+
+  private nestedEvent(nested: NestedGuest, event: NestedEvent): void {
+    const { kvm, receipt } = this.parts;
+    switch (event.name) {
+      case 'kvm_nested_vmenter':
+        this.emulator.settleStore(event.position);
+        nested.enter(event);
+        return;
+      case 'kvm_nested_intercepts':
+        nested.intercepts(event);
+        return;
+      case 'kvm_nested_vmenter_failed':
+        receipt.count(event.name, 'context');
+        nested.entryFailed(event.position);
+        return;
+      case 'kvm_nested_vmexit':
+        nested.exited(event);
+        return;
+      case 'kvm_nested_vmexit_inject':
+        this.emulator.settleStore(event.position);
+        if (isPageFaultExit(event) && nested.raising(event) === undefined) {
+          // VMX has the address as the qualification, and the error code with the exception.
+          const [errorCode, cr2] = kvm.intel ? [BigInt(event.intInfoError), event.info1] : [event.info1, event.info2];
+          this.described?.marks.interceptedPageFault(errorCode, cr2, event.position);
+        }
+        nested.leave(event);
     }
   }
 

@@ -107,10 +107,12 @@ export class Emulator {
 
   /** The linear address of an operand that the emulator found without a walk, known from what is being done. */
   private linearOf(gpa: bigint): bigint {
-    const { kvm, now, receipt, told } = this.parts;
+    const { kvm, now, receipt, tables, told } = this.parts;
     const { access } = told;
     if (access !== undefined && (access.va & 0xfffn) === (gpa & 0xfffn)) return access.va;
     if (now.fault !== undefined && !kvm.tdp) return now.fault.address;
+    // The guests have their interrupt controller where it is.
+    if (tables.linearResult(gpa) === gpa) return gpa;
     receipt.note('MMIO whose linear address is not known');
     return 0n;
   }

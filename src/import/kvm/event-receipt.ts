@@ -19,6 +19,8 @@ const NOT_OURS: ReadonlySet<string> = new Set([
   'kvm_apicv_inhibit_changed',
   'kvm_cpuid',
   'kvm_inj_virq',
+  'kvm_nested_intr_vmexit',
+  'kvm_skinit',
   'kvm_msr',
   'kvm_pio',
   'kvm_track_tsc',

@@ -24,9 +24,11 @@ import {
   SP_GENERATION_SHIFT,
   SP_UNSYNC,
   TDP_SMM,
+  VMENTER_TDP,
 } from '../../formats/kvm-event.ts';
 import { OBS_LEVEL_MASK, OBS_LEVEL_SHIFT, Obs } from '../../formats/observation.ts';
 import type { ShadowPageFields, TraceEventFields } from '../ftrace/event.ts';
+import { exitReasonNumber, isVmxReason } from './exit-reasons.ts';
 
 /** An observation row: word, address, value. */
 export interface Row {
@@ -36,6 +38,8 @@ export interface Row {
 }
 
 const PAGE = 0x1000n;
+/** A reason of which only a name is known that we do not know: no processor uses it. */
+const UNKNOWN_REASON = 0xffff;
 const MMIO_TYPES = { 'unsatisfied-read': 0, read: 1, write: 2 } as const;
 
 function head(event: KvmEventId, flags: number, address: bigint, value: bigint, level = 0): Row {
@@ -50,6 +54,10 @@ function more(address: bigint, value: bigint): Row {
 /** Two 32-bit fields as the halves of one column. */
 function halves(low: number, high: number): bigint {
   return BigInt.asUintN(32, BigInt(low)) | (BigInt.asUintN(32, BigInt(high)) << 32n);
+}
+
+function reasonOf(name: string): bigint {
+  return BigInt(exitReasonNumber(name) ?? UNKNOWN_REASON);
 }
 
 function shadowPage(event: KvmEventId, page: ShadowPageFields, flags: number): Row[] {
@@ -146,6 +154,20 @@ export function rowsOf(event: TraceEventFields): readonly Row[] | undefined {
       return [head(KvmEvent.SET_SPTE_HVA, 0, event.hva, event.hva + PAGE)];
     case 'kvm_test_age_hva':
       return [head(KvmEvent.TEST_AGE_HVA, 0, event.hva, event.hva + PAGE)];
+    case 'kvm_nested_vmenter':
+      return [head(KvmEvent.NESTED_VMENTER, event.tdp ? VMENTER_TDP : 0, 0n, event.guestPgd)];
+    case 'kvm_nested_intercepts':
+      return [head(KvmEvent.NESTED_INTERCEPTS, 0, 0n, BigInt(event.exceptions))];
+    case 'kvm_nested_vmexit':
+      return [head(KvmEvent.NESTED_VMEXIT, 0, event.info2, event.info1), more(reasonOf(event.reason), 0n)];
+    case 'kvm_nested_vmexit_inject': {
+      // VMX prints IDT-vectoring information there, whatever is being reflected.
+      const info2 = isVmxReason(event.reason) ? 0n : event.info2;
+      const interruption = halves(event.intInfo, event.intInfoError);
+      return [head(KvmEvent.NESTED_VMEXIT_INJECT, 0, info2, event.info1), more(reasonOf(event.reason), interruption)];
+    }
+    case 'kvm_invlpga':
+      return [head(KvmEvent.INVLPGA, 0, event.address, BigInt(event.asid))];
     default:
       return undefined;
   }

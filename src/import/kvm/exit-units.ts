@@ -25,14 +25,15 @@ export interface Unit {
 const MAXIMUM_EVENTS = 1 << 22;
 
 /**
- * Units of the first task that enters a guest. What other tasks do is another vCPU's or another VM's business, and is
- * counted as such: MMU events carry neither (recordings/README.md, "Whose event").
+ * Units of one task, by default of the first that enters a guest. What other tasks do is another vCPU's or another VM's
+ * business, and is counted as such: MMU events carry neither (recordings/README.md, "Whose event").
  */
 export async function* exitUnits(
   events: AsyncIterable<TraceEvent> | Iterable<TraceEvent>,
   receipt: EventReceipt,
+  ofTask?: number,
 ): AsyncGenerator<Unit> {
-  let task: number | undefined;
+  let task = ofTask;
   let exit: ExitEvent | undefined;
   let collected: TraceEvent[] = [];
   let resumedAt: bigint | undefined;
@@ -93,4 +94,14 @@ export function isInterrupt(exit: ExitEvent | undefined): boolean {
 /** The hypervisor's emulator ran, and the instruction is over or has moved on. */
 export function emulated(unit: Unit): boolean {
   return unit.events.some((event) => event.name === 'kvm_emulate_insn') && unit.entry?.rip !== unit.exit?.rip;
+}
+
+/** The exit is the guest's guest's. */
+export function isOfL2(unit: Unit): boolean {
+  return unit.events.some((event) => event.name === 'kvm_nested_vmexit');
+}
+
+/** The processor raised an exception, which the hypervisor intercepts. */
+export function isException(exit: ExitEvent | undefined): boolean {
+  return exit?.reason === 'EXCEPTION_NMI' || exit?.reason.endsWith(' excp') === true;
 }

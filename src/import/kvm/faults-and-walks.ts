@@ -24,6 +24,7 @@ import type { Emulator } from './emulator.ts';
 import { rowsOf } from './event-rows.ts';
 import type { ExitEvent, PageFaultEvent } from './exit-units.ts';
 import { isNewPageFault, misconfiguredAddress, outcomeOf, walksTo } from './neighbours.ts';
+import type { NestedGuest } from './nested-guest.ts';
 import type { Parts } from './parts.ts';
 
 const EVENT_VALID = 1 << 31;
@@ -37,10 +38,12 @@ export class FaultsAndWalks {
   private readonly parts: Parts;
   private readonly emulator: Emulator;
   private readonly concluded: Conclusions | undefined;
+  private readonly nested: NestedGuest | undefined;
 
-  /** `concluded`: of a stranger's trace. */
-  constructor(parts: Parts, emulator: Emulator, concluded: Conclusions | undefined) {
+  /** `nested`: of a recording with marks; `concluded`: of a stranger's trace. */
+  constructor(parts: Parts, emulator: Emulator, nested: NestedGuest | undefined, concluded: Conclusions | undefined) {
     this.parts = parts;
+    this.nested = nested;
     this.emulator = emulator;
     this.concluded = concluded;
   }
@@ -49,7 +52,7 @@ export class FaultsAndWalks {
   misconfiguration(exit: ExitEvent): void {
     const { now, receipt, steps } = this.parts;
     const op = StepKind.FAULT_EXIT | FAULT_MISCONFIG | this.duringEvent() | (Provenance.INFERRED << PROVENANCE_SHIFT);
-    steps.begin(draft(op, misconfiguredAddress(now.unit, receipt), 0n, exit.position));
+    steps.begin(draft(op, misconfiguredAddress(now.unit, receipt, this.parts.tables.twoStages), 0n, exit.position));
   }
 
   /** The flag of a fault that came while an event was being delivered (facts/kvm-6.1.md §4.1). */
@@ -73,8 +76,13 @@ export class FaultsAndWalks {
     const provenance = recorded ? Provenance.RECORDED : Provenance.INFERRED;
     const op = StepKind.FAULT_EXIT | (provenance << PROVENANCE_SHIFT) | during | state;
     const step = steps.begin(draft(op, event.address, event.errorCode, event.position));
+    this.nested?.exitRow(step);
     if (recorded) step.rows.push(...rowsOf(event)!);
-    if (kvm.tdp) return;
+    if (kvm.tdp) {
+      // What L1 has under its guest is walked by the handler.
+      if (tables.twoStages) now.handlerWalks = 1;
+      return;
+    }
     if (tables.paging) {
       // With an event to deliver, KVM first gives up protecting the page, which it looks up by a walk of its own.
       now.handlerWalks = during !== 0 && walksTo(now.following(), event.address) > 1 ? 2 : 1;
@@ -86,12 +94,17 @@ export class FaultsAndWalks {
 
   walk(event: WalkEvent): void {
     const { now, receipt, steps, tables } = this.parts;
+    if (steps.walk !== undefined && tables.beginInner(steps.walk, event.addr, event.pferr)) {
+      steps.row(event);
+      return;
+    }
     const own = now.handlerWalks > 0 && !now.emulating && event.addr === now.fault?.address;
     this.concluded?.rootOf(event.position, own ? steps.current : undefined);
     if (own && steps.current !== undefined) {
       now.handlerWalks--;
       steps.row(event);
-      steps.walk = tables.begin(event.addr, event.pferr);
+      const second = this.parts.kvm.tdp ? tables.beginSecond(event.addr, event.pferr) : undefined;
+      steps.walk = second ?? tables.begin(event.addr, event.pferr);
       return;
     }
     this.emulator.settleStore(event.position);
@@ -104,10 +117,10 @@ export class FaultsAndWalks {
   }
 
   private walkFlags(event: WalkEvent): number {
-    const { now, told } = this.parts;
+    const { now, tables, told } = this.parts;
     if (told.translating) return SOFTWARE_QUIET;
     const { access } = told;
-    const { failed, injected, writes } = outcomeOf(now.following());
+    const { failed, injected, writes } = outcomeOf(now.following(), tables.shapeOf(event.addr));
     let flags = failed && !injected ? SOFTWARE_QUIET : 0;
     if (access?.ac === true) flags |= SOFTWARE_AC;
     if (!now.emulating) return flags;

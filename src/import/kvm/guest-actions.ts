@@ -6,14 +6,35 @@
  */
 
 import { Reg, type RegId } from '../../formats/registers.ts';
-import { emulated, isInterrupt, pageFaultOf, type Unit } from './exit-units.ts';
+import { emulated, isInterrupt, isOfL2, type PageFaultEvent, pageFaultOf, type Unit } from './exit-units.ts';
 import type { GuestStores } from './guest-stores.ts';
 import type { StepList } from './step-list.ts';
 
 export type GuestAction =
   | { readonly kind: 'stores'; readonly stores: GuestStores }
-  | { readonly kind: 'register'; readonly register: RegId; readonly value: bigint }
-  | { readonly kind: 'invlpg'; readonly address: bigint };
+  | RegisterAction
+  | { readonly kind: 'invlpg'; readonly address: bigint }
+  | InstructionOfHypervisor;
+
+/** `provenance`: how the value is known, by default from a mark ahead. */
+export interface RegisterAction {
+  readonly kind: 'register';
+  readonly register: RegId;
+  readonly value: bigint;
+  readonly provenance?: number;
+}
+
+/** Of a hypervisor in the guest, or VMFUNC of its guest: always brought to KVM by an exit of its own. */
+export interface InstructionOfHypervisor {
+  readonly kind: 'instruction';
+  /** The exit. */
+  readonly reason: 'invlpga' | 'INVEPT' | 'INVVPID' | 'VMFUNC';
+  /** Of INVEPT and INVVPID. */
+  readonly type: number;
+  readonly address: bigint;
+  /** ASID, EPTP or VPID. */
+  readonly operand: bigint;
+}
 
 const PFEC_W = 2n;
 const EFER_MSR = 0xc000_0080;
@@ -23,14 +44,26 @@ const CR_NUMBERS: ReadonlyMap<RegId, number> = new Map([
   [Reg.CR4, 4],
 ]);
 
+/** What the guest has under an address that is physical to whoever runs; `undefined`: nothing. */
+export type Physical = (address: bigint) => bigint | undefined;
+
 export class GuestActions {
   private readonly tdp: boolean;
-  private readonly queue: GuestAction[] = [];
+  private readonly physical: Physical;
+  /** What the guest announced, and what its guest did. */
+  private readonly queues: readonly GuestAction[][] = [[], []];
+  /** The guest's guest runs: it announces for itself, and a fault of its may let its hypervisor act first. */
+  inL2 = false;
   /** Stores of which the next is made by the emulator in the unit under way. */
   emulated: GuestStores | undefined;
 
-  constructor(tdp: boolean) {
+  constructor(tdp: boolean, physical: Physical) {
     this.tdp = tdp;
+    this.physical = physical;
+  }
+
+  private get queue(): GuestAction[] {
+    return this.queues[this.inL2 ? 1 : 0]!;
   }
 
   announce(action: GuestAction): void {
@@ -51,6 +84,8 @@ export class GuestActions {
         return;
       } else if (action.kind === 'register') {
         steps.writeRegister(action.register, action.value, position);
+      } else if (action.kind === 'instruction') {
+        // Brought by an exit, and by none that we know: it did not get that far.
       } else {
         steps.invlpg(action.address, position);
       }
@@ -67,20 +102,34 @@ export class GuestActions {
   ): Promise<boolean> {
     const fault = pageFaultOf(unit);
     if (fault === undefined) return true;
-    if ((fault.errorCode & PFEC_W) !== 0n && stores.touches(fault.address)) {
-      steps.add(stores.upTo(fault.address, fault.position));
+    if (this.reaches(stores, fault)) {
+      const address = this.addressOf(fault);
+      if (address !== undefined) steps.add(stores.upTo(address, fault.position));
       if (emulated(unit)) this.emulated = stores;
       return false;
     }
     // The fetch of the instruction behind the mark, or a fault before one on the table itself.
     if (fault.rip === unit.resumedAt) return false;
     for await (const later of next) {
-      if (isInterrupt(later.exit)) continue;
+      if (isInterrupt(later.exit) || isOfL2(later) !== this.inL2) continue;
       const other = pageFaultOf(later);
       if (other === undefined) return true;
-      if ((other.errorCode & PFEC_W) !== 0n && stores.touches(other.address)) return false;
+      if (this.reaches(stores, other)) return false;
     }
     return true;
+  }
+
+  /** Where the guest has what the fault is about. Under shadow paging faults tell linear addresses, which are the same. */
+  private addressOf(fault: PageFaultEvent): bigint | undefined {
+    return this.tdp ? this.physical(fault.address) : fault.address;
+  }
+
+  /** The fault is that of one of the stores. */
+  private reaches(stores: GuestStores, fault: PageFaultEvent): boolean {
+    if ((fault.errorCode & PFEC_W) === 0n) return false;
+    const address = this.addressOf(fault);
+    // Where nothing is yet, L1 will see to it: only the place within the page tells.
+    return address === undefined ? stores.mayBeAt(fault.address) : stores.touches(address);
   }
 
   /** The action is still ahead: this exit brings it to the hypervisor, or is a fault on the way to it. */
@@ -88,11 +137,12 @@ export class GuestActions {
     const fault = pageFaultOf(unit);
     if (fault !== undefined) return !this.tdp || fault.rip === unit.resumedAt;
     if (action.kind === 'invlpg') return unit.exit?.reason.toLowerCase() === 'invlpg';
+    if (action.kind === 'instruction') return unit.exit?.reason === action.reason;
     return bringsWrite(unit, action.register);
   }
 
   /** Takes the announced write of `register` that an exit brings, or `undefined`. */
-  takeRegister(register: RegId): { readonly register: RegId; readonly value: bigint } | undefined {
+  takeRegister(register: RegId): RegisterAction | undefined {
     const action = this.queue[0];
     if (action?.kind !== 'register' || action.register !== register) return undefined;
     this.queue.shift();
@@ -104,6 +154,14 @@ export class GuestActions {
     if (action?.kind !== 'invlpg') return undefined;
     this.queue.shift();
     return action.address;
+  }
+
+  /** Takes the announced instruction that an exit brings, or `undefined`. */
+  takeInstruction(reason: string): InstructionOfHypervisor | undefined {
+    const action = this.queue[0];
+    if (action?.kind !== 'instruction' || action.reason !== reason) return undefined;
+    this.queue.shift();
+    return action;
   }
 
   /** The emulator has made the last of the stores at the head of the queue. */

@@ -81,6 +81,15 @@ export class GuestStores {
     });
   }
 
+  /** The same of an address of which only the place within its page means something. */
+  mayBeAt(address: bigint): boolean {
+    const place = address & (PAGE_SIZE - 1n);
+    return this.runs.some((run) => {
+      const start = run.address & (PAGE_SIZE - 1n);
+      return place >= start && place < start + BigInt(run.count * run.size);
+    });
+  }
+
   /** The guest has come as far as the store at `address`: the stores before it, as steps. */
   upTo(address: bigint, position: number): Draft[] {
     const result: Draft[] = [];

@@ -22,7 +22,7 @@ export function notifier({ now, receipt, residency, steps }: Parts, event: Notif
   const start = 'start' in event ? event.start : event.hva;
   const end = 'end' in event ? event.end : event.hva + 0x1000n;
   const inFault = steps.kind === StepKind.FAULT_EXIT && !now.emulating;
-  const inWalk = steps.kind === StepKind.SOFTWARE_WALK && setsBitsLater(now.following());
+  const inWalk = steps.kind === StepKind.SOFTWARE_WALK && setsBitsLater(now.following(), steps.walk?.shape);
   if (inFault || inWalk) {
     if (event.name === 'kvm_unmap_hva_range') steps.showing()?.copied.push({ start, end });
     steps.current!.rows.push(...rowsOf(event)!);

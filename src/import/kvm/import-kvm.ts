@@ -4,7 +4,7 @@
  */
 
 import { createHash } from 'node:crypto';
-import { createReadStream, existsSync, statSync } from 'node:fs';
+import { createReadStream, existsSync, readdirSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { Problem } from '../../bits/problem.ts';
 import { ZERO } from '../../bits/word64.ts';
@@ -26,16 +26,24 @@ import { exitUnits } from './exit-units.ts';
 import { kvmConfigOf, l1tfBits, nothingSeen, type Seen } from './host-config.ts';
 import { type PutIn, withExits } from './inferred-exits.ts';
 import { NativeAccesses } from './native-accesses.ts';
+import { NestedGuest } from './nested-guest.ts';
 import { Parts } from './parts.ts';
 import { prologue } from './prologue.ts';
 import { Stranger } from './stranger.ts';
 import { Surveyor } from './survey.ts';
+import { DumpedVmcbNesting } from './svm-dumped.ts';
+import { SvmNesting } from './svm-nesting.ts';
 import { TraceMarks } from './trace-marks.ts';
+import { Unannounced } from './unannounced.ts';
 import { UnitQueue } from './unit-queue.ts';
+import { VmxNesting } from './vmx-nesting.ts';
+import { taskOf } from './which-task.ts';
 
 export interface KvmOptions {
   /** The kernel's generation, if the recording does not tell. Default `6.1`. */
   readonly profile?: KvmProfile;
+  /** Which guest of a folder that holds several: `vm1`, `vm2`. */
+  readonly vm?: string;
 }
 
 interface EventOptions extends KvmOptions {
@@ -43,6 +51,8 @@ interface EventOptions extends KvmOptions {
   readonly source?: Source;
   /** The events once more, for a first look at a trace without side files. Default: the events, which then are a list. */
   readonly survey?: Events;
+  /** The task whose guest it is. Default: the first that enters a guest. */
+  readonly task?: number;
 }
 
 /** What came of an import. */
@@ -55,6 +65,11 @@ export interface KvmImport {
 type Events = AsyncIterable<TraceEvent> | Iterable<TraceEvent>;
 
 const OBSERVABLE = obsMask(Obs.KVM_EVENT, Obs.KVM_MORE, Obs.COMPLETED, Obs.EXCEPTION);
+
+const GUEST_LOG = /^(?:[^_]+_)?vmm\.log\.gz$/;
+
+/** Marks ahead of what a guest does without an event. */
+const ANNOUNCING: ReadonlySet<string> = new Set(['store', 'clearPage', 'fill', 'registerWrite', 'invlpg', 'vmrun']);
 
 /** Names of a trace in a folder, the best first. */
 const TRACES = ['trace.dat', 'trace.txt.gz', 'trace.txt'];
@@ -75,18 +90,26 @@ export async function importKvm(path: string, sink: StepSink, options: KvmOption
       `give one with ${TRACES[0]} in it`,
     );
   }
-  const recording = folder && existsSync(join(path, 'vmm.log.gz')) ? await readRecording(path, undefined) : undefined;
+  const recording = folder && hasLog(path) ? await readRecording(path, options.vm) : undefined;
   const { events } = await openKvmTrace(trace);
   const survey = recording === undefined ? (await openKvmTrace(trace)).events : undefined;
+  const name = [basename(path), options.vm].filter((part) => part !== undefined).join(', ');
   try {
-    return await importEvents(events, recording, basename(path), sink, {
+    const ofMany = recording?.together === true;
+    return await importEvents(events, recording, name, sink, {
       ...options,
       source: await sourceOf(trace),
       ...(survey === undefined ? {} : { survey }),
+      ...(ofMany ? { task: await taskOf((await openKvmTrace(trace)).events, recording.marks) } : {}),
     });
   } catch (error) {
     throw error instanceof Problem ? error.at({ file: trace }) : error;
   }
+}
+
+/** Marks of a guest, or of several, lie in the folder. */
+function hasLog(folder: string): boolean {
+  return readdirSync(folder).some((name) => GUEST_LOG.test(name));
 }
 
 /** The trace as the header names it. Throws E_IO. */
@@ -124,7 +147,7 @@ export async function importEvents(
   const seen = nothingSeen();
   const stranger = recording === undefined ? await strangerOf(options.survey ?? events, seen) : undefined;
   const told = stranger?.survey.hasExits === false ? withExits(events, stranger.survey, stranger.putIn) : events;
-  const units = new UnitQueue(exitUnits(told, receipt));
+  const units = new UnitQueue(exitUnits(told, receipt, options.task));
   const processor = recording === undefined ? unknownProcessor(stranger!) : processorOf(recording.marks);
   const hypervisor = hypervisorOf(recording?.kvmParameters ?? '', recording?.commandLine ?? '');
   await lookAtFirstExits(units, seen);
@@ -142,6 +165,7 @@ export async function importEvents(
   if (stranger !== undefined) receipt.dropPutIn(stranger.survey.names);
   const mmu = kvmConfigOf(hypervisor.parameters, processor, seen, options.profile ?? '6.1');
   const parameters = stranger === undefined ? hypervisor.parameters : strangersParameters(stranger);
+  const unknown = stranger?.unknown ?? (parts.tables.announced ? [] : ['memory']);
   const header: TraceHeader = {
     formatVersion: FORMAT_VERSION,
     featureFlags: 0,
@@ -156,7 +180,7 @@ export async function importEvents(
     knownFaults: recording === undefined ? [] : faultsOf(recording, processor, mmu.tdp),
     hypervisor: { ...hypervisor, parameters, tdp: mmu.tdp, mmu },
     omissions: [...receipt.omissions].map(([what, count]) => ({ what, count })),
-    ...(stranger === undefined ? {} : { unknown: stranger.unknown }),
+    ...(unknown.length === 0 ? {} : { unknown }),
   };
   sink.header(header);
   for (const columns of kept) sink.steps(columns);
@@ -223,15 +247,33 @@ function describedBy(
   const start = marks.find((mark) => mark.kind === 'vmmStart');
   parts.told.bootRoot = marks.find((mark) => mark.kind === 'boot')?.cr3;
   const native = new NativeAccesses(parts.memory, parts.registers, processor.vendor === 'amd' && !together);
+  const silent = !announces(recording);
+  parts.tables.announced = !silent;
+  const dumped = silent ? dumpedNesting(recording, parts) : undefined;
+  const kind = dumped ?? (parts.kvm.intel ? new VmxNesting(parts.receipt) : new SvmNesting(parts.receipt));
+  const nested = new NestedGuest(parts, kind);
   return {
+    nested,
     marks: new TraceMarks(parts, {
       native,
+      nested,
+      unannounced: silent ? new Unannounced(parts, dumps, dumped) : undefined,
       wordSize: start?.blob.includes('g32') === true ? 4 : 8,
       entrySize: start?.mode === 2 ? 4 : 8,
       dumps,
     }),
     prologue: () => prologue(parts, recording, parameters),
   };
+}
+
+/** The first kind of guest announces nothing of what it does (recordings/README.md). */
+function announces({ marks }: GuestRecording): boolean {
+  return marks.some(({ kind }) => ANNOUNCING.has(kind));
+}
+
+function dumpedNesting({ dumps }: GuestRecording, parts: Parts): DumpedVmcbNesting | undefined {
+  const dump = [...dumps.values()].find((each) => each.vmcb !== undefined);
+  return dump && new DumpedVmcbNesting(parts.receipt, dump, () => parts.now.following());
 }
 
 function faultsOf(recording: GuestRecording, processor: Processor, tdp: boolean): string[] {

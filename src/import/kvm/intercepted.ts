@@ -4,23 +4,28 @@
  */
 
 import { CR0_PG, Reg, type RegId } from '../../formats/registers.ts';
-import { Provenance } from '../../formats/step.ts';
+import { Invalidation, PROVENANCE_MASK, PROVENANCE_SHIFT, Provenance } from '../../formats/step.ts';
 import type { TraceEvent } from '../ftrace/event.ts';
 import type { Conclusions } from './conclusions.ts';
 import type { ExitEvent } from './exit-units.ts';
 import { svmControlRegister } from './guest-actions.ts';
+import type { NestedGuest } from './nested-guest.ts';
 import type { Parts } from './parts.ts';
 
 const EFER_MSR = 0xc000_0080;
+/** Entries of eight bytes in a page. */
+const EPTP_LIST_LENGTH = 512n;
 const CONTROL_REGISTERS: Readonly<Record<number, RegId>> = { 0: Reg.CR0, 3: Reg.CR3, 4: Reg.CR4 };
 
 export class Intercepted {
   private readonly parts: Parts;
+  private readonly nested: NestedGuest | undefined;
   private readonly concluded: Conclusions | undefined;
 
-  /** `concluded`: of a stranger's trace. */
-  constructor(parts: Parts, concluded: Conclusions | undefined) {
+  /** `nested`: of a recording with marks; `concluded`: of a stranger's trace. */
+  constructor(parts: Parts, nested: NestedGuest | undefined, concluded: Conclusions | undefined) {
     this.parts = parts;
+    this.nested = nested;
     this.concluded = concluded;
   }
 
@@ -35,6 +40,40 @@ export class Intercepted {
     this.concluded?.entriesOfInvlpg(step);
   }
 
+  /** An instruction of a hypervisor's, or of its guest's, that the exit brings. */
+  instructionExit(exit: ExitEvent): void {
+    const { actions, memory, now, receipt, registers, steps } = this.parts;
+    const action = actions.takeInstruction(exit.reason);
+    if (action === undefined) {
+      receipt.note(`${exit.reason} of which no mark tells`);
+      return;
+    }
+    const { position } = exit;
+    const { type, address, operand } = action;
+    if (exit.reason === 'VMFUNC') {
+      const list = registers.get(Reg.EPTP_LIST);
+      const eptp = address < EPTP_LIST_LENGTH ? memory.read(list + 8n * address, 8) : undefined;
+      steps.invalidate(Invalidation.EPTP_SWITCH, 0, address, eptp ?? 0n, position);
+      const refused = now.unit.events.some((event) => event.name === 'kvm_nested_vmexit_inject');
+      if (!refused && eptp === undefined) receipt.note('EPT pointer that VMFUNC took is not known');
+      if (!refused && eptp !== undefined) {
+        registers.set(Reg.EPTP, eptp);
+        this.nested?.kind.eptpSwitched(eptp);
+      }
+    } else {
+      const kind = exit.reason === 'INVEPT' ? Invalidation.INVEPT : Invalidation.INVVPID;
+      steps.invalidate(kind, type, address, operand, position);
+    }
+  }
+
+  invlpga(event: Extract<TraceEvent, { name: 'kvm_invlpga' }>): void {
+    const { actions, steps } = this.parts;
+    actions.takeInstruction('invlpga');
+    const step = steps.invalidate(Invalidation.INVLPGA, 0, event.address, BigInt(event.asid), event.position);
+    step.op &= ~(PROVENANCE_MASK << PROVENANCE_SHIFT);
+    steps.row(event);
+  }
+
   /** The emulator begins an instruction: what the exit or the access under test says that it is. */
   emulated(position: number): void {
     const { actions, now, receipt, steps, told } = this.parts;
@@ -44,7 +83,7 @@ export class Intercepted {
     if (register !== undefined) {
       const action = actions.takeRegister(register);
       if (action === undefined) receipt.note('register write whose value is not known');
-      else steps.writeRegister(register, action.value, position);
+      else steps.writeRegister(register, action.value, position, action.provenance);
     } else if (reason === 'invlpg') {
       const address = actions.takeInvlpg() ?? this.concluded?.invlpgAddress;
       if (address === undefined) receipt.note('INVLPG whose address is not known');

@@ -2,9 +2,13 @@
 
 import type { TraceEvent } from '../ftrace/event.ts';
 import type { EventReceipt } from './event-receipt.ts';
+import { isPageFaultExit, isSecondStageExit } from './exit-reasons.ts';
 import type { Unit } from './exit-units.ts';
+import { untilNextWalk, type WalkShape } from './walk-shape.ts';
 
 const PFEC_W = 2;
+/** The same of an error code and of EXITINFO1; an exit qualification says write by the same bit. */
+const WRITE = 2n;
 const PAGE_FAULT_VECTOR = 14;
 
 /** Rows of the walk itself, which come before what the access does. */
@@ -43,20 +47,26 @@ export interface Outcome {
   readonly writes: boolean;
 }
 
-/** What becomes of a walk. */
-export function outcomeOf(following: Iterable<TraceEvent>): Outcome {
+/** What becomes of a walk; `shape`: the second stage's walks that are its own. */
+export function outcomeOf(following: Iterable<TraceEvent>, shape: WalkShape | undefined): Outcome {
   let failed = false;
-  for (const event of following) {
-    if (event.name === 'kvm_mmu_pagetable_walk') break;
+  for (const event of untilNextWalk(following, shape)) {
     if (event.name === 'kvm_mmu_walker_error') failed = true;
     if (isNewPageFault(event)) return { failed, injected: true, writes: ((event.errorCode ?? 0) & PFEC_W) !== 0 };
+    if (failed && isReflected(event)) return { failed, injected: true, writes: (event.info1 & WRITE) !== 0n };
   }
   return { failed, injected: false, writes: false };
 }
 
+/** A failure of the guest's guest that its hypervisor gets as an exit. */
+export function isReflected(event: TraceEvent): event is Extract<TraceEvent, { name: 'kvm_nested_vmexit_inject' }> {
+  return event.name === 'kvm_nested_vmexit_inject' && (isSecondStageExit(event.reason) || isPageFaultExit(event));
+}
+
 /** The walk under way goes on to set bits: it is the write of these that the host had to copy a page for. */
-export function setsBitsLater(following: Iterable<TraceEvent>): boolean {
+export function setsBitsLater(following: Iterable<TraceEvent>, shape: WalkShape | undefined): boolean {
   for (const event of following) {
+    if (event.name === 'kvm_mmu_pagetable_walk' && shape !== undefined) continue;
     if (event.name === 'kvm_mmu_set_accessed_bit' || event.name === 'kvm_mmu_set_dirty_bit') return true;
     if (!isWalkerEvent(event) && event.name !== 'kvm_set_spte_hva' && event.name !== 'kvm_tdp_mmu_spte_changed')
       return false;
@@ -65,7 +75,11 @@ export function setsBitsLater(following: Iterable<TraceEvent>): boolean {
 }
 
 /** No event prints where an EPT misconfiguration was; what KVM then emulates tells. */
-export function misconfiguredAddress(unit: Unit, receipt: EventReceipt): bigint {
+export function misconfiguredAddress(unit: Unit, receipt: EventReceipt, twoStages: boolean): bigint {
+  if (twoStages) {
+    // What is emulated tells where L1 has it; the handler of MMIO what the processor gave.
+    for (const event of unit.events) if (event.name === 'handle_mmio_page_fault') return event.addr;
+  }
   for (const event of unit.events) {
     if (event.name === 'kvm_mmio' || event.name === 'vcpu_match_mmio') return event.gpa;
   }

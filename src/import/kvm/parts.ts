@@ -39,6 +39,6 @@ export class Parts {
     this.tables = new WalkedTables(this.memory, this.registers, receipt, rootKnown);
     this.residency = new Residency(receipt);
     this.steps = new StepList(receipt, this.registers, this.tables, this.residency, kvm.profile);
-    this.actions = new GuestActions(kvm.tdp);
+    this.actions = new GuestActions(kvm.tdp, (address) => this.tables.physical(address));
   }
 }

@@ -53,6 +53,11 @@ export class Residency {
     return this.slots.find((slot) => address >= slot.gpa && address < slot.gpa + slot.size);
   }
 
+  /** The frame is in a slot. */
+  isBacked(gfn: bigint): boolean {
+    return this.slotOf(gfn) !== undefined;
+  }
+
   /** Guest frames behind a range of host-virtual addresses. */
   private framesOf(start: bigint, end: bigint): bigint[] {
     const frames: bigint[] = [];

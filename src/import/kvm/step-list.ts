@@ -5,7 +5,15 @@
 
 import type { KvmProfile } from '../../formats/decode/kvm-role.ts';
 import { Reg, type RegId } from '../../formats/registers.ts';
-import { INVALIDATION_SHIFT, Invalidation, PROVENANCE_SHIFT, Provenance, StepKind } from '../../formats/step.ts';
+import {
+  INVALIDATION_SHIFT,
+  INVALIDATION_TYPE_MASK,
+  INVALIDATION_TYPE_SHIFT,
+  Invalidation,
+  PROVENANCE_SHIFT,
+  Provenance,
+  StepKind,
+} from '../../formats/step.ts';
 import type { Stimulus } from '../../trace/stimulus.ts';
 import type { TraceEvent } from '../ftrace/event.ts';
 import type { RegisterFile } from '../kvm-guest/register-file.ts';
@@ -117,6 +125,11 @@ export class StepList {
 
   setRegister(register: RegId, value: bigint, provenance: number, position: number): void {
     if (this.registers.get(register) === value) return;
+    this.stateRegister(register, value, provenance, position);
+  }
+
+  /** The same, whether or not that is news. */
+  stateRegister(register: RegId, value: bigint, provenance: number, position: number): void {
     this.list.push(registerDraft(StepKind.REGISTER_SET, register, value, provenance, position));
     this.registers.set(register, value);
   }
@@ -124,6 +137,14 @@ export class StepList {
   invlpg(address: bigint, position: number, provenance: number = Provenance.MARK): Draft {
     const op = StepKind.INVALIDATE | (provenance << PROVENANCE_SHIFT) | (Invalidation.INVLPG << INVALIDATION_SHIFT);
     return this.begin(draft(op, address, 0n, position));
+  }
+
+  /** Any other invalidation: `kind` one of `Invalidation`, `type` the instruction's own. */
+  invalidate(kind: number, type: number, address: bigint, operand: bigint, position: number): Draft {
+    const flags = (kind << INVALIDATION_SHIFT) | ((type & INVALIDATION_TYPE_MASK) << INVALIDATION_TYPE_SHIFT);
+    return this.begin(
+      draft(StepKind.INVALIDATE | (Provenance.MARK << PROVENANCE_SHIFT) | flags, address, operand, position),
+    );
   }
 
   // Events.

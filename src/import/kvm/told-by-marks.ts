@@ -12,6 +12,8 @@ export class ToldByMarks {
   /** KVM_TRANSLATE is under way. */
   translating = false;
   access: AccessUnderTest | undefined;
+  /** Its last #PF was an exit to the hypervisor in the guest, which may hand it on. */
+  pageFaultExited = false;
   /** Number of the last access under test that was the processor's but ended in the emulator, e.g. at MMIO. */
   emulatedAccess = -1;
   /** Guest frames in which the guest has announced stores. */

@@ -1,6 +1,7 @@
 /** How far the reading of a unit has come, and what of it later events need. */
 
 import type { TraceEvent } from '../ftrace/event.ts';
+import type { Draft } from './draft.ts';
 import { type PageFaultEvent, pageFaultOf, type Unit } from './exit-units.ts';
 import type { Walk } from './walked-tables.ts';
 
@@ -14,6 +15,8 @@ export class UnitProgress {
   emulating = false;
   /** The walk for the emulated instruction's store, as long as the store has not been told. */
   storeWalk: Walk | undefined;
+  /** The step of which a walk has failed last. */
+  failed: Draft | undefined;
   /** Walks that the fault handler itself is still to make. */
   handlerWalks = 0;
   /** User space runs: what comes belongs to the ioctl that the last mark announces. */

@@ -38,12 +38,13 @@ export class Watcher {
         tables.element(walk, event.level, event.pte, current);
         return;
       case 'kvm_mmu_set_accessed_bit':
-        tables.bitsSet(event.gpa, false);
+        tables.bitsSet(walk, event.gpa, false);
         return;
       case 'kvm_mmu_set_dirty_bit':
-        tables.bitsSet(event.gpa, true);
+        tables.bitsSet(walk, event.gpa, true);
         return;
       case 'kvm_mmu_walker_error':
+        this.parts.now.failed = current;
         if (walk === undefined) return;
         walk.failed = true;
         walk.error = event.pferr;

@@ -15,15 +15,19 @@ import {
   ACCESS_USER,
   AccessType,
 } from '../../formats/step.ts';
-import { PFERR_W } from '../../mmu/fault.ts';
 import type { FaultHandler } from '../../mmu/fault-handler.ts';
-import { frameHi, frameLo } from '../../mmu/spte.ts';
+import { frameHi, frameLo, frameOf } from '../../mmu/spte.ts';
 import type { Vcpu } from '../../mmu/vcpu.ts';
 import { FETCH, USER, WRITE } from '../../paging/access.ts';
-import { IMPLICIT_ACCESS } from '../../paging/kvm-page-walk.ts';
+import { gpteFrame } from '../../paging/guest-entry.ts';
+import { IMPLICIT_ACCESS, PteFormat } from '../../paging/kvm-page-walk.ts';
 import { permissionFault } from '../../paging/permission-fault.ts';
 import { ACC_READ } from '../../paging/permissions.ts';
 import { softwareWalk } from '../../paging/software-walk.ts';
+import { pushInjected } from './injected.ts';
+
+/** The local APIC's registers: MMIO whatever is known of the page. */
+const APIC_PAGE = 0xfee0_0000 | 0;
 
 const MMIO_READ_UNSATISFIED = 0;
 const MMIO_READ = 1;
@@ -32,7 +36,6 @@ const MMIO_WRITE = 2;
 const UD_VECTOR = 6;
 const SS_VECTOR = 12;
 const GP_VECTOR = 13;
-const PF_VECTOR = 14;
 
 /** How an access is made. */
 export interface AccessManner {
@@ -68,15 +71,15 @@ export class Emulator {
    * `quiet` the guest has got its fault.
    */
   walk(lo: number, hi: number, access: number, how: AccessManner): boolean {
-    const { cpuWalk } = this.vcpu;
+    const { gvaWalk } = this.vcpu;
     this.vcpu.prepareWalk(how.ac);
-    if (!softwareWalk(cpuWalk, lo, hi, access)) {
-      if (how.rmw === true) cpuWalk.fault.errorCode |= WRITE;
-      if (how.quiet !== true) this.handler.injectWalkFault(cpuWalk);
+    if (!softwareWalk(gvaWalk, lo, hi, access)) {
+      if (how.rmw === true) gvaWalk.fault.errorCode |= WRITE;
+      if (how.quiet !== true) this.handler.injectWalkFault(gvaWalk);
       return false;
     }
-    this.lo = frameLo(cpuWalk.gfn) | (lo & 0xfff);
-    this.hi = frameHi(cpuWalk.gfn);
+    this.lo = frameLo(gvaWalk.gfn) | (lo & 0xfff);
+    this.hi = frameHi(gvaWalk.gfn);
     return true;
   }
 
@@ -104,9 +107,13 @@ export class Emulator {
     return true;
   }
 
-  /** User space answers: a read is asked for first, and done when the answer is there. */
+  /** User space answers: a read is asked for first, and done when the answer is there. The local APIC is KVM's own. */
   private pushMmio(write: boolean): void {
     const { trace } = this.vcpu.pages;
+    if (!write && this.isApicPage) {
+      trace.mmio(MMIO_READ, this.lo, this.hi);
+      return;
+    }
     if (write) {
       trace.mmio(MMIO_WRITE, this.lo, this.hi);
       return;
@@ -115,7 +122,12 @@ export class Emulator {
     trace.mmio(MMIO_READ, this.lo, this.hi);
   }
 
+  private get isApicPage(): boolean {
+    return (this.lo & ~0xfff) === APIC_PAGE && this.hi === 0;
+  }
+
   private matchesGpa(lo: number, hi: number, write: boolean): boolean {
+    if (this.isApicPage) return true;
     if (!this.vcpu.mmioCache.matchesGpa(this.lo, this.hi)) return false;
     this.vcpu.pages.trace.matchMmio(lo, hi, this.lo, this.hi, write, true);
     return true;
@@ -127,7 +139,7 @@ export class Emulator {
     vcpu.prepareWalk(ac);
     return (
       permissionFault(
-        vcpu.cpuWalk,
+        vcpu.gvaWalk,
         vcpu.mmioCache.access | ACC_READ,
         0,
         access & (WRITE | USER | FETCH | IMPLICIT_ACCESS),
@@ -139,6 +151,17 @@ export class Emulator {
     const gfn = (this.hi >>> 0) * 0x10_0000 + (this.lo >>> 12);
     const slot = this.vcpu.pages.host.slotOf(gfn, this.vcpu.addressSpace);
     return slot !== null && !slot.invalid && !(write && slot.readOnly);
+  }
+
+  /** The frame that the last walk found in the guest's own tables: L2's, if the second stage had yet to translate it. */
+  private guestFrame(lo: number, hi: number): number {
+    const { nested, gvaWalk } = this.vcpu;
+    if (!nested) return gvaWalk.gfn;
+    const { level } = gvaWalk;
+    if (level === 0) return frameOf(lo, hi & 0xf_ffff);
+    const shift = gvaWalk.format === PteFormat.PAGING32 ? 2 + 10 * level : 3 + 9 * level;
+    const within = (lo & ((1 << shift) - 1)) >>> 12;
+    return gpteFrame(gvaWalk, level, gvaWalk.entryLo[level]!, gvaWalk.entryHi[level]!) + within;
   }
 
   /** The instruction emulator makes an access of the guest's. */
@@ -157,20 +180,21 @@ export class Emulator {
     const base = (user ? USER : 0) | (implicit ? IMPLICIT_ACCESS : 0);
     const reads = type === AccessType.READ || type === AccessType.RMW;
     const writes = type === AccessType.WRITE || type === AccessType.RMW;
+    // An instruction that cannot be fetched under the forced emulation prefix ends in #UD.
+    const undefinedOpcode = type === AccessType.FETCH && (op & ACCESS_SOFTWARE) !== 0;
     let done = true;
-    if (type === AccessType.FETCH) done = this.walk(lo, hi, base | FETCH, { ac });
-    if (reads) done = this.walk(lo, hi, base, { ac });
+    if (type === AccessType.FETCH) done = this.walk(lo, hi, base | FETCH, { ac, quiet: undefinedOpcode });
+    if (reads) done = this.walk(lo, hi, base, { ac, rmw: writes });
     if (done && writes) done = this.walk(lo, hi, base | WRITE, { ac });
     if (done) {
       if (writes) this.onWrite(this.lo & ~7, this.hi, 8);
-      log.push(Obs.TRANSLATED | (12 << OBS_PAGE_SHIFT_SHIFT), this.lo, this.hi, this.lo, this.hi);
-    } else if (type === AccessType.FETCH && (op & ACCESS_SOFTWARE) !== 0) {
-      // An instruction that cannot be fetched under the forced emulation prefix ends in #UD.
+      const gfn = this.guestFrame(lo, hi);
+      const row = Obs.TRANSLATED | (12 << OBS_PAGE_SHIFT_SHIFT);
+      log.push(row, this.lo, this.hi, frameLo(gfn) | (lo & 0xfff), frameHi(gfn));
+    } else if (undefinedOpcode) {
       log.push(Obs.EXCEPTION | (UD_VECTOR << OBS_VECTOR_SHIFT), 0, 0, 0, 0);
     } else {
-      const { errorCode, lo: cr2Lo, hi: cr2Hi } = this.handler.injected!;
-      const written = type === AccessType.RMW ? errorCode | PFERR_W : errorCode;
-      log.push(Obs.EXCEPTION | (PF_VECTOR << OBS_VECTOR_SHIFT), cr2Lo, cr2Hi, written, 0);
+      pushInjected(log, this.handler.injected!, null);
     }
   }
 }

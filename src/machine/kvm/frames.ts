@@ -4,6 +4,7 @@
  *
  * | frames                    | for                                  |
  * | ------------------------- | ------------------------------------ |
+ * | 0x800 - 0x9ff             | roots that are no shadow pages (`root-state.ts`) |
  * | 0x1000 - 0x3_ffff         | single frames                        |
  * | 0x4_0000 - 0x1f_ffff      | seven regions                        |
  * | 0x20_0000 - 0x27_ffff     | runs                                 |

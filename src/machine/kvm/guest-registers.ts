@@ -1,22 +1,14 @@
-/** Register writes and invalidations of the guest: what the processor does itself, and what comes to KVM (facts/kvm-mmu.md §8.3, §8.4). */
+/** Register writes of whoever runs, L1 or L2: what the processor does itself, and what comes to KVM (facts/kvm-mmu.md §8.3). */
 
 import type { KvmConfig } from '../../formats/kvm-config.ts';
-import { NotModelled, OBS_NOT_MODELLED_SHIFT, OBS_VECTOR_SHIFT, Obs } from '../../formats/observation.ts';
-import { CR0_WP, GuestMode, Reg } from '../../formats/registers.ts';
-import {
-  INVALIDATION_MASK,
-  INVALIDATION_SHIFT,
-  INVALIDATION_TYPE_MASK,
-  INVALIDATION_TYPE_SHIFT,
-  Invalidation,
-  REGISTER_WRITE_TASK_SWITCH,
-  STEP_REGISTER_MASK,
-  STEP_REGISTER_SHIFT,
-} from '../../formats/step.ts';
+import { OBS_VECTOR_SHIFT, Obs } from '../../formats/observation.ts';
+import { CR0_WP, Reg } from '../../formats/registers.ts';
+import { REGISTER_WRITE_TASK_SWITCH, STEP_REGISTER_MASK, STEP_REGISTER_SHIFT } from '../../formats/step.ts';
 import type { FaultHandler } from '../../mmu/fault-handler.ts';
 import { Request, type Vcpu } from '../../mmu/vcpu.ts';
 import type { RowLog } from '../../paging/row-log.ts';
-import { errorCodeOf, errorHiOf } from './exit-code.ts';
+import type { FaultExits } from './fault-exits.ts';
+import { pushInjected } from './injected.ts';
 import { Outcome, type Processor } from './processor.ts';
 
 /** Registers that decide about roles and roots. */
@@ -33,6 +25,7 @@ export class GuestRegisters {
   private readonly vcpu: Vcpu;
   private readonly handler: FaultHandler;
   private readonly processor: Processor;
+  private readonly exits: FaultExits;
   /** The trace says itself what came to KVM. */
   private readonly recorded: boolean;
   /** Registers that are set were concluded from what was seen, not given by somebody. */
@@ -42,8 +35,10 @@ export class GuestRegisters {
     vcpu: Vcpu,
     handler: FaultHandler,
     processor: Processor,
+    exits: FaultExits,
     options: { readonly recorded: boolean; readonly partial: boolean },
   ) {
+    this.exits = exits;
     this.registers = vcpu.registers;
     this.config = vcpu.pages.config;
     this.log = vcpu.pages.trace.log;
@@ -69,8 +64,9 @@ export class GuestRegisters {
   take(): void {
     this.given = false;
     const pdptes = this.registers.subarray(2 * Reg.PDPTE0, 2 * Reg.PDPTE0 + 8);
-    const samePdptes = this.vcpu.cpuWalk.pdptes.every((word, i) => word >>> 0 === pdptes[i]);
-    this.vcpu.cpuWalk.pdptes.set(pdptes);
+    const { gvaWalk } = this.vcpu;
+    const samePdptes = gvaWalk.pdptes.every((word, i) => word >>> 0 === pdptes[i]);
+    gvaWalk.pdptes.set(pdptes);
     // What is concluded late was so before: tables that do not depend on it stay.
     if (this.partial) {
       const { rootMmu } = this.vcpu;
@@ -85,8 +81,9 @@ export class GuestRegisters {
 
   write(op: number, lo: number, hi: number): void {
     const register = (op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK;
-    // Task switches always exit, and KVM makes them.
-    const emulated = (op & REGISTER_WRITE_TASK_SWITCH) !== 0 && register === Reg.CR3;
+    // Task switches always exit, and KVM makes them; those of L2 are L1's.
+    const taskSwitch = (op & REGISTER_WRITE_TASK_SWITCH) !== 0 && register === Reg.CR3;
+    const emulated = taskSwitch && !this.vcpu.guestMode;
     if (this.config.tdp && !emulated) this.writeUnderTdp(op, register, lo, hi);
     else this.writeByKvm(op, register, lo, hi);
   }
@@ -100,23 +97,7 @@ export class GuestRegisters {
     const { vcpu, processor } = this;
     const old = this.low(register);
     const oldEfer = this.low(Reg.EFER);
-    for (let exits = 0; ; exits++) {
-      // A table of PDPTEs that can never be reached cannot be loaded.
-      if (exits === MAXIMUM_EXITS) {
-        this.generalProtection();
-        return;
-      }
-      if (!this.recorded) vcpu.serveRequests();
-      const outcome = processor.writeRegister(op, lo, hi);
-      if (outcome === Outcome.OK) break;
-      if (outcome !== Outcome.EXIT) {
-        this.generalProtection();
-        return;
-      }
-      const code = errorCodeOf(processor.exitLo, processor.misconfig, this.config);
-      const codeHi = errorHiOf(processor.exitLo, processor.exitHi, processor.misconfig, this.config);
-      this.handler.handle(processor.faultLo, processor.faultHi, code, false, codeHi);
-    }
+    if (!this.throughExits(() => processor.writeRegister(op, lo, hi))) return;
     const now = this.low(register);
     if (register === Reg.CR0 && !this.isGuestOwned(old ^ now)) vcpu.cr0Written(old, now);
     else if (register === Reg.CR4) vcpu.cr4Written(old, now);
@@ -149,31 +130,41 @@ export class GuestRegisters {
         processor.setRegister(register, lo, hi);
     }
     if (!done) this.generalProtection();
-    // The array is the processor's, too: it must look at it again.
-    processor.setRegister(Reg.CR0, this.low(Reg.CR0), 0);
+    processor.registersChanged();
   }
 
   /** The PDPTE registers are loaded, by an instruction of which the trace has no more than that. */
-  loadPdptes(lo: number, hi: number): void {
-    if (this.low(Reg.GUEST_MODE) !== GuestMode.NONE) {
-      this.log.push(Obs.NOT_MODELLED | (NotModelled.NESTED << OBS_NOT_MODELLED_SHIFT), 0, 0, 0, 0);
-      return;
-    }
-    const loaded = this.vcpu.loadPdptes(lo, hi);
-    for (let register = Reg.PDPTE0; register <= Reg.PDPTE3; register++) {
-      this.processor.setRegister(register, this.low(register), this.registers[2 * register + 1]!);
+  loadPdptes(op: number, lo: number, hi: number): void {
+    const { vcpu, processor } = this;
+    let loaded: boolean;
+    if (this.config.tdp && this.config.vendor === 'intel') {
+      if (!this.throughExits(() => processor.loadPdptes(op, lo, hi))) return;
+      ({ loaded } = processor);
+    } else {
+      loaded = vcpu.loadPdptes(lo, hi);
+      processor.registersChanged();
     }
     this.log.push(Obs.PDPTE_LOADED, 0, 0, loaded ? 1 : 0, 0);
   }
 
-  invalidate(op: number, lo: number, hi: number, tagLo: number, tagHi: number): void {
-    const what = (op >>> INVALIDATION_SHIFT) & INVALIDATION_MASK;
-    const type = (op >>> INVALIDATION_TYPE_SHIFT) & INVALIDATION_TYPE_MASK;
-    if (this.config.tdp) {
-      this.processor.invalidate(op, lo, hi, tagLo, tagHi);
-      return;
+  /**
+   * The processor does something of which KVM may have to serve faults. False: the guest, or its hypervisor, gets an
+   * exception or an exit instead, which is in the log.
+   */
+  private throughExits(tries: () => number): boolean {
+    const { vcpu, processor } = this;
+    // A table of PDPTEs that can never be reached cannot be loaded.
+    for (let exits = 0; exits < MAXIMUM_EXITS; exits++) {
+      if (!this.recorded) vcpu.serveRequests();
+      const outcome = tries();
+      if (outcome === Outcome.OK) return true;
+      if (outcome !== Outcome.EXIT) break;
+      this.exits.handleOf(processor, false);
+      if (this.handler.injected === null) continue;
+      pushInjected(this.log, this.handler.injected, null);
+      return false;
     }
-    if (what === Invalidation.INVLPG) this.vcpu.invlpg(lo, hi);
-    else if (what === Invalidation.INVPCID) this.vcpu.invpcid(type, tagLo & 0xfff, lo, hi);
+    this.generalProtection();
+    return false;
   }
 }

@@ -14,7 +14,8 @@ export class GuestStores {
   /** Guest frames that were written by others than guest and KVM: tables there may differ from their shadows. */
   readonly unnoticed = new Set<number>();
   private readonly host: HostMemory;
-  private readonly vcpu: Vcpu;
+  /** Whose stores they are. */
+  vcpu: Vcpu;
   private readonly pages: ShadowPages;
   private readonly rare: RareStimuli;
   /** The trace says itself what came to KVM because of a store. */
@@ -22,6 +23,7 @@ export class GuestStores {
   /** Somebody wants to know `unnoticed`. */
   private readonly watched: boolean;
 
+  /** `vcpu`: the first of the VM's. */
   constructor(host: HostMemory, vcpu: Vcpu, options: { readonly recorded: boolean; readonly watched: boolean }) {
     this.host = host;
     this.vcpu = vcpu;

@@ -2,7 +2,8 @@
  * The hardware that an emulated KVM runs its guest on: a bare machine on host memory, in the state that KVM puts the
  * processor into.
  *
- * - Two-dimensional paging: the guest's registers as they are, in a guest mode whose second stage is KVM's root.
+ * - Two-dimensional paging: the guest's registers as they are, in a guest mode whose second stage is KVM's root. Also
+ *   for L2: the second stage is then what KVM made of L1's nested page tables, or, if L1 has none, as for L1.
  * - Shadow paging: KVM's root in the place of the guest's, in a paging mode that fits it, with what SPTEs rely on forced
  *   on and what they cannot express off (facts/kvm-mmu.md §2.5, §6.2).
  */
@@ -24,10 +25,12 @@ import {
   EFER_NXE,
   EPTP_AD,
   GuestMode,
+  NESTED_GMET,
   NESTED_NP_ENABLE,
   REGISTER_COUNT,
   Reg,
   SECONDARY_EPT,
+  SECONDARY_MBEC,
   SECONDARY_VPID,
 } from '../../formats/registers.ts';
 import { configureWalks, type PagingFeatures } from '../../paging/configure.ts';
@@ -36,19 +39,12 @@ import { PageWalk } from '../../paging/page-walk.ts';
 import type { TraceHeader } from '../../trace/header.ts';
 import { BareMachine } from '../bare.ts';
 import { pagingFeatures } from '../features.ts';
+import { History } from '../history.ts';
 import type { Memory } from '../memory.ts';
+import type { RootState } from './root-state.ts';
+import { Tags } from './tags.ts';
 
-/** The root that KVM has the hardware walk. */
-export interface RootState {
-  /** 5, 4; 3: PAE, whose four entries KVM keeps beside its tables. */
-  readonly level: 3 | 4 | 5;
-  /** Host frame of the root table, level 4 and 5. */
-  readonly frame: number;
-  /** Level 3: the entries, two halves each. */
-  readonly pdptes: Int32Array;
-}
-
-/** Any number but 0, which is the host's own. */
+/** VPID or ASID that a guest is entered with unless told: any number but 0, which is the host's own. */
 const GUEST_TAG = 1;
 /** EPTP bits 2:0: tables are write-back. */
 const EPTP_WRITE_BACK = 6;
@@ -67,42 +63,66 @@ const GUESTS_OWN = [
   Reg.SMM,
   Reg.PAT,
 ] as const;
+/** What L1 wants of L2's exceptions: KVM has nothing to add while it needs no #PF itself. */
+const OF_L1 = [Reg.EXCEPTION_BITMAP, Reg.PFEC_MASK_MATCH] as const;
 /** What SPTEs cannot express (keys), or the hardware must not do while the guest does not page. */
 const HIDDEN_CR4 = CR4_PKE | CR4_PKS;
 const PAGING_CR4 = CR4_SMEP | CR4_SMAP;
+
+/** Nobody asks what this processor may still have cached, only whether tables have changed. */
+class Epochs extends History {
+  override wordChanges(_addressLo: number, _addressHi: number, oldLo: number, oldHi: number): void {
+    // Not-present entries are never cached; the mask suits x86 and EPT formats alike.
+    if ((oldLo & 0x407) !== 0 || (oldHi & 0x407) !== 0) this.epoch++;
+  }
+
+  override invalidate(): void {}
+
+  override rootChanges(): void {}
+}
 
 export class Hardware extends BareMachine {
   private readonly config: KvmConfig;
   private readonly hostFeatures: PagingFeatures;
   private readonly scratchWalk: PageWalk;
+  readonly tags: Tags;
   /** A root is loaded. */
   rooted = false;
+  /** VPID or ASID in use. */
+  tag = GUEST_TAG;
 
   constructor(header: TraceHeader, config: KvmConfig, memory: Memory) {
-    super(config.tdp ? header : asHost(header, config), memory);
+    super(config.tdp ? header : asHost(header, config), memory, new Epochs());
     this.config = config;
     this.hostFeatures = pagingFeatures(asHost(header, config));
     this.scratchWalk = new PageWalk(0, memory, this.log);
-    if (!config.tdp) return;
+    this.tags = new Tags(this.tlb);
     if (config.vendor === 'amd') {
       this.setRegister(Reg.GUEST_MODE, GuestMode.SVM, 0);
-      this.setRegister(Reg.NESTED_CONTROL, NESTED_NP_ENABLE, 0);
-      this.setRegister(Reg.ASID, GUEST_TAG, 0);
+      this.setRegister(Reg.NESTED_CONTROL, config.tdp ? NESTED_NP_ENABLE : 0, 0);
       this.setRegister(Reg.HOST_CR0, CR0_PG | CR0_WP | CR0_PE, 0);
       this.setRegister(Reg.HOST_CR4, CR4_PAE | (config.tdpLevel === 5 ? CR4_LA57 : 0), 0);
       this.setRegister(Reg.HOST_EFER, EFER_LME | EFER_LMA | EFER_NXE, 0);
     } else {
       this.setRegister(Reg.GUEST_MODE, GuestMode.VMX, 0);
-      this.setRegister(Reg.SECONDARY_CONTROLS, SECONDARY_EPT | SECONDARY_VPID, 0);
-      this.setRegister(Reg.VPID, GUEST_TAG, 0);
+      this.setRegister(Reg.SECONDARY_CONTROLS, SECONDARY_VPID | (config.tdp ? SECONDARY_EPT : 0), 0);
     }
+    this.useTag(GUEST_TAG);
+  }
+
+  /** The guest is entered with this VPID or ASID from here on. */
+  useTag(tag: number): void {
+    this.tag = tag;
+    this.setRegister(this.config.vendor === 'amd' ? Reg.ASID : Reg.VPID, tag, 0);
   }
 
   /** The second stage is the host's business, whose address width and page sizes it has. */
   override configure(): void {
     const { stale } = this;
     super.configure();
-    if (stale && this.tdpWalk !== null) {
+    if (!stale) return;
+    this.tags.use(this.contexts);
+    if (this.tdpWalk !== null) {
       configureWalks(this.registers, this.hostFeatures, this.scratchWalk, this.eptWalk, this.nptWalk);
     }
   }
@@ -115,11 +135,18 @@ export class Hardware extends BareMachine {
       return;
     }
     for (const register of GUESTS_OWN) this.setRegister(register, guest[2 * register]!, guest[2 * register + 1]!);
+    const inGuestMode = guest[2 * Reg.GUEST_MODE] !== GuestMode.NONE;
+    for (const register of OF_L1) {
+      this.setRegister(register, inGuestMode ? guest[2 * register]! : 0, inGuestMode ? guest[2 * register + 1]! : 0);
+    }
     if (root === null) return;
     if (this.config.vendor === 'amd') {
+      this.setRegister(Reg.NESTED_CONTROL, NESTED_NP_ENABLE | (root.splitsExecute ? NESTED_GMET : 0), 0);
       this.setRegister(Reg.NCR3, frameLo(root.frame), frameHi(root.frame));
     } else {
-      const flags = EPTP_WRITE_BACK | ((root.level - 1) << 3) | (this.config.eptAd ? EPTP_AD : 0);
+      const mbec = root.splitsExecute ? SECONDARY_MBEC : 0;
+      this.setRegister(Reg.SECONDARY_CONTROLS, SECONDARY_EPT | SECONDARY_VPID | mbec, 0);
+      const flags = EPTP_WRITE_BACK | ((root.level - 1) << 3) | (root.ad ? EPTP_AD : 0);
       this.setRegister(Reg.EPTP, frameLo(root.frame) | flags, frameHi(root.frame));
     }
   }

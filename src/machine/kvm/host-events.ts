@@ -7,18 +7,24 @@ import type { VmMmu } from '../../mmu/vm.ts';
 import type { HypervisorCall, Memslot, Notifier } from '../../trace/stimulus.ts';
 import type { HostMemory } from './host-memory.ts';
 
+/** The VM's vCPUs: the one whose steps come, and all of them. */
+export interface VmVcpus {
+  current(): Vcpu;
+  all(): readonly Vcpu[];
+}
+
 export class HostEvents {
   private readonly host: HostMemory;
   private readonly pages: ShadowPages;
-  private readonly vcpu: Vcpu;
   private readonly vm: VmMmu;
+  private readonly vcpus: VmVcpus;
 
   /** Makes itself the listener of the host's notifier. */
-  constructor(host: HostMemory, vcpu: Vcpu, vm: VmMmu) {
+  constructor(host: HostMemory, pages: ShadowPages, vm: VmMmu, vcpus: VmVcpus) {
     this.host = host;
-    this.pages = vcpu.pages;
-    this.vcpu = vcpu;
+    this.pages = pages;
     this.vm = vm;
+    this.vcpus = vcpus;
     host.onNotifier = (what, start, end) => this.notified(what, start, end);
   }
 
@@ -76,20 +82,21 @@ export class HostEvents {
   }
 
   hypervisorCall(what: HypervisorCall['what']): void {
+    const vcpu = this.vcpus.current();
     switch (what) {
       case 'zap-all':
         this.vm.zapAllFast();
         break;
       case 'destroy':
         this.vm.zapAll();
-        this.vcpu.unload();
+        for (const each of this.vcpus.all()) each.unload();
         break;
       case 'set-cpuid':
-        this.vcpu.afterSetCpuid(this.vcpu.cpuWalk.features);
+        vcpu.afterSetCpuid(vcpu.features);
         break;
       case 'set-sregs':
-        this.vcpu.resetContext();
-        this.vcpu.request(Request.TLB_FLUSH_GUEST);
+        vcpu.resetContext();
+        vcpu.request(Request.TLB_FLUSH_GUEST);
     }
   }
 }

@@ -11,7 +11,7 @@ import { HostPage } from '../../formats/step.ts';
 import { FaultIn, type Host } from '../../mmu/host.ts';
 import { frameHi, frameLo, frameOf as frameOfAddress, type GuestMemory } from '../../paging/guest-memory.ts';
 import type { Notifier } from '../../trace/stimulus.ts';
-import { Memory } from '../memory.ts';
+import { Memory, type MemoryWatcher } from '../memory.ts';
 import { HostPages } from './host-pages.ts';
 import { type MemorySlot, Memslots } from './memslots.ts';
 
@@ -52,6 +52,7 @@ export class HostMemory implements Host {
   writable = false;
   private readonly pages: HostPages;
   private readonly generationMask: number;
+  private readonly watchers: MemoryWatcher[] = [];
 
   /** Throws E_UNSOUND for a host that cannot be. */
   constructor(options: HostMemoryOptions) {
@@ -59,6 +60,13 @@ export class HostMemory implements Host {
     this.pages = new HostPages(this.memory, options.hostMaxphyaddr, free ? (options.freeLevel ?? 1) : 0);
     this.generationMask = GENERATION_MASK[options.profile];
     if (free) this.slotTable.coverEverything();
+  }
+
+  /** One more that is told of every change of host memory: each vCPU's processor must know that tables have changed. */
+  watch(watcher: MemoryWatcher): void {
+    const { watchers } = this;
+    watchers.push(watcher);
+    this.memory.watcher = watchers.length === 1 ? watcher : new Watchers(watchers);
   }
 
   // ------------------------------------------------------------------------------------------------ slots and frames
@@ -223,6 +231,18 @@ export class HostMemory implements Host {
     const frame = this.frameOf(frameOfAddress(gpaLo, gpaHi), this.addressSpace);
     if (frame < 0) this.dropped++;
     else this.memory.setPage(frameLo(frame), frameHi(frame), contents);
+  }
+}
+
+class Watchers implements MemoryWatcher {
+  private readonly all: readonly MemoryWatcher[];
+
+  constructor(all: readonly MemoryWatcher[]) {
+    this.all = all;
+  }
+
+  wordChanges(addressLo: number, addressHi: number, oldLo: number, oldHi: number): void {
+    for (const each of this.all) each.wordChanges(addressLo, addressHi, oldLo, oldHi);
   }
 }
 

@@ -9,6 +9,7 @@ import {
   Dim,
   OBS_DIM_MASK,
   OBS_DIM_SHIFT,
+  OBS_EXCEPTION_EXITS,
   OBS_FOUR_BYTES,
   OBS_KIND_MASK,
   OBS_NOT_MODELLED_MASK,
@@ -28,10 +29,11 @@ import type { Stimulus } from '../../trace/stimulus.ts';
 import { invalidate, writeRegister } from '../invalidate.ts';
 import { TLB_PAGE_SHIFT_SHIFT } from '../tlb.ts';
 import { unmodelledFeature } from '../unmodelled.ts';
-import { Hardware, REGISTER_WORDS, type RootState } from './hardware.ts';
+import { Hardware, REGISTER_WORDS } from './hardware.ts';
 import type { HostMemory } from './host-memory.ts';
+import type { RootState } from './root-state.ts';
 
-export type { RootState } from './hardware.ts';
+export type { RootState } from './root-state.ts';
 
 /** How an access, or a register write, ended. */
 export const Outcome = {
@@ -61,15 +63,23 @@ export class Processor {
   gpaLo = 0;
   gpaHi = 0;
   gfn = 0;
+  /** Two-dimensional paging: the guest-physical address that the guest's own tables gave; L2's, if it has nested paging. */
+  meantLo = 0;
+  meantHi = 0;
   /** log2 of the size of the guest's page, with shadow paging of the SPTE's. */
   pageShift = 12;
   servedByTlb = false;
   /** Served by an entry that tables no longer support. */
   staleHit = false;
 
+  /** `loadPdptes`: the registers were loaded; false: refused. */
+  loaded = false;
+
   // GUEST_FAULT:
   vector = 0;
   errorCode = 0;
+  /** The guest's hypervisor intercepts it: an exit to that, of which KVM is but the messenger. */
+  intercepted = false;
 
   // EXIT:
   /** Guest-physical address; with shadow paging CR2. */
@@ -86,6 +96,7 @@ export class Processor {
 
   private readonly host: HostMemory;
   private readonly tdp: boolean;
+  private readonly ept: boolean;
   private root: RootState | null = null;
   /** Registers or root have changed since the hardware was loaded. */
   private changed = true;
@@ -94,7 +105,10 @@ export class Processor {
   constructor(header: TraceHeader, config: KvmConfig, host: HostMemory) {
     this.host = host;
     this.tdp = config.tdp;
+    this.ept = config.tdp && config.vendor === 'intel';
     this.hardware = new Hardware(header, config, host.memory);
+    // Independent accesses have no history that could make one stale.
+    if (!header.independent) host.watch(this.hardware.history);
   }
 
   /** Rows of the last walk; physical addresses in them are the host's. */
@@ -109,6 +123,16 @@ export class Processor {
     this.registers[2 * register] = lo;
     this.registers[2 * register + 1] = hi;
     this.changed = true;
+  }
+
+  /** Somebody has written `registers`. */
+  registersChanged(): void {
+    this.changed = true;
+  }
+
+  /** The guest is entered with another VPID or ASID. Cached translations stay. */
+  useTag(tag: number): void {
+    this.hardware.useTag(tag);
   }
 
   /** The root that KVM loads; entries of a PAE root are taken over as they are now. Cached translations stay. */
@@ -138,21 +162,40 @@ export class Processor {
     invalidate(this.hardware, op, addressLo, addressHi, tagLo, tagHi);
   }
 
+  /** The PDPTE registers are loaded from CR3's table by the guest itself, under EPT. `loaded`: no reserved bit was set. */
+  loadPdptes(op: number, lo: number, hi: number): number {
+    this.prepare();
+    const { hardware } = this;
+    hardware.apply(this.now, op, lo, hi, 0, 0, NO_STIMULI);
+    const last = hardware.log.count - 1;
+    if ((hardware.log.op(last) & OBS_KIND_MASK) !== Obs.PDPTE_LOADED) return this.fault(lo, hi);
+    this.loaded = hardware.log.rows[last * ROW + ROW_VALUE_LO] === 1;
+    hardware.store(this.registers);
+    return Outcome.OK;
+  }
+
+  // What KVM flushes.
+
   /** Every cached translation goes. */
   flushAll(): void {
-    this.hardware.tlb.clear();
-    this.hardware.history.invalidate({ what: 'everything' });
+    this.hardware.tags.drop();
   }
 
-  /** KVM flushes what belongs to the guest as it runs: its VPID, ASID or EPT, which is all that there is. */
-  flushContext(): void {
-    this.flushAll();
+  /** What was translated through the EPT root in force, of which there may be none; otherwise all of the ASID or VPID. */
+  flushCurrent(): void {
+    const { hardware, root } = this;
+    if (!this.ept) hardware.tags.dropAsid(hardware.tag);
+    else if (root !== null) hardware.tags.dropEp4ta(root.frame);
   }
 
-  /** KVM flushes one guest-linear address. */
+  /** Linear and combined translations of the VPID or ASID in force. */
+  flushGuest(): void {
+    this.hardware.tags.dropAsid(this.hardware.tag);
+  }
+
+  /** One guest-linear address of the VPID or ASID in force. */
   flushAddress(lo: number, hi: number): void {
-    this.hardware.tlb.dropPage(lo, hi);
-    this.hardware.history.invalidate({ what: 'page', lo, hi });
+    this.hardware.tags.dropPage(this.hardware.tag, lo, hi);
   }
 
   private prepare(): void {
@@ -189,6 +232,15 @@ export class Processor {
     // What faults drops what could translate its address (SDM vol. 3A 4.10.4.1, vol. 3C 29.4.3.1).
     if (outcome === Outcome.EXIT) hardware.tlb.dropPage(lo, hi);
     return outcome;
+  }
+
+  /** A GPA_ACCESS step with word `op`: the second stage alone. There is one with two-dimensional paging only. */
+  translateGpa(op: number, lo: number, hi: number): number {
+    this.prepare();
+    const { hardware } = this;
+    if (!hardware.rooted) throw new Error(`step ${this.now}: the guest runs without a root`);
+    hardware.apply(this.now, op, lo, hi, 0, 0, NO_STIMULI);
+    return this.conclude(lo, hi);
   }
 
   /** How the access would end with tables as they are, without any effect. */
@@ -286,6 +338,7 @@ export class Processor {
     }
     this.vector = (op >>> OBS_VECTOR_SHIFT) & OBS_VECTOR_MASK;
     this.errorCode = valueLo;
+    this.intercepted = (op & OBS_EXCEPTION_EXITS) !== 0;
     if (this.tdp || this.vector !== PAGE_FAULT) return Outcome.GUEST_FAULT;
     this.faultLo = lo;
     this.faultHi = hi;
@@ -303,7 +356,10 @@ export class Processor {
     const frame = frameOf(hpaLo, hpaHi);
     // Several guest frames may share a host frame: the one that was meant, if it is among them.
     const meant = frameOf(meantLo, meantHi);
-    const isMeant = this.tdp && host.frameOf(meant, this.registers[2 * Reg.SMM]! & 1) === frame;
+    this.meantLo = meantLo;
+    this.meantHi = meantHi;
+    const isMeant =
+      this.tdp && this.root?.nested !== true && host.frameOf(meant, this.registers[2 * Reg.SMM]! & 1) === frame;
     this.gfn = isMeant ? meant : host.gfnOf(frame);
     this.gpaLo = this.gfn < 0 ? -1 : frameLo(this.gfn) | (hpaLo & 0xfff);
     this.gpaHi = this.gfn < 0 ? -1 : frameHi(this.gfn);

@@ -48,6 +48,7 @@ const WALKING = obsMask(
   Obs.EPT_MISCONFIG,
   Obs.NPF,
   Obs.EXIT_LINEAR,
+  Obs.PML_FULL,
 );
 const OF_ACCESS = WALKING | obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED);
 const AFTERWARDS = obsMask(Obs.REGISTER, Obs.ENTRY_AFTER);
@@ -72,6 +73,7 @@ const LEGAL_ROWS: Readonly<Record<number, number>> = {
   [StepKind.VM_ENTRY]: AFTERWARDS | TRACED,
   [StepKind.SOFTWARE_WALK]: OF_ACCESS | AFTERWARDS | TRACED,
   [StepKind.HOST_PAGES]: AFTERWARDS,
+  [StepKind.VCPU]: AFTERWARDS,
 };
 
 const STORE_SIZES = [1, 2, 4, 8];
@@ -85,6 +87,9 @@ export class StepRules {
   private lastLine = 0;
   private lastSource = 0;
   private lastTime: bigint | undefined;
+  /** The vCPU whose steps come now, and all that the segment has had. */
+  private vcpu: number | undefined;
+  private readonly vcpus = new Set<number>();
 
   constructor(findings: Findings, header: TraceHeader) {
     this.findings = findings;
@@ -127,9 +132,27 @@ export class StepRules {
     }
     if (source !== this.lastSource) this.lastLine = 0;
     this.lastSource = source;
+    this.chunkVcpus(columns);
     for (const stimulus of columns.stimuli) {
       if (stimulus.kind === 'page-image' || stimulus.kind === 'entry-fill') this.physical(stimulus.address.hi);
     }
+  }
+
+  /** A chunk tells the state of the vCPU that goes on and of all others. */
+  private chunkVcpus({ vcpu, others }: StepColumns): void {
+    if (this.vcpu !== undefined && vcpu !== this.vcpu) {
+      this.error(
+        'chunk.vcpu',
+        `the chunk begins with vCPU ${vcpu}, but the steps before it end with vCPU ${this.vcpu}`,
+      );
+    }
+    for (const seen of this.vcpus) {
+      if (seen === vcpu || others.some((each) => each.vcpu === seen)) continue;
+      this.error('chunk.vcpus', `the chunk does not tell the registers of vCPU ${seen}, which has made steps before`);
+    }
+    this.vcpu = vcpu;
+    this.vcpus.add(vcpu);
+    for (const each of others) this.vcpus.add(each.vcpu);
   }
 
   /** A physical address that the processor does not have. */
@@ -168,6 +191,11 @@ export class StepRules {
       case StepKind.REGISTER_WRITE:
       case StepKind.REGISTER_SET:
         this.register((op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK, 'step.register');
+        return;
+      case StepKind.VCPU:
+        if ((lo | hi) !== 0) this.error('vcpu.address', 'a change of the vCPU has an address, which means nothing');
+        this.vcpu = columns.operand[2 * step]!;
+        this.vcpus.add(this.vcpu);
         return;
       default:
         return;

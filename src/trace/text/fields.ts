@@ -32,6 +32,8 @@ export type Field = { readonly name: string } & (
   | { readonly type: 'word'; readonly of: 'address' | 'second' }
   /** A word whose presence is a bit of its own. */
   | { readonly type: 'optional-word'; readonly of: 'address' | 'second'; readonly bit: number }
+  /** A word that is a number from 0 to `greatest`, below 2^32. */
+  | { readonly type: 'whole'; readonly of: 'second'; readonly greatest: number }
   /** The word 1 or 0. */
   | { readonly type: 'truth'; readonly of: 'second' }
   /** Says nothing but the row's kind. */
@@ -127,6 +129,8 @@ export function fieldValue(field: Field, row: Row, always = false): Json | undef
     }
     case 'optional-word':
       return (row.op & field.bit) !== 0 ? wordText(row[field.of]) : undefined;
+    case 'whole':
+      return row[field.of].lo;
     case 'truth': {
       const { lo, hi } = row[field.of];
       return hi === 0 && lo <= 1 ? lo === 1 : wordText({ lo, hi });
@@ -155,6 +159,9 @@ export function putField(field: Field, row: Row, value: unknown): void {
     case 'optional-word':
       row[field.of] = parseWord(field.name, value);
       row.op = (row.op | field.bit) >>> 0;
+      return;
+    case 'whole':
+      row[field.of] = { lo: parseNumber(field.name, value, field.greatest), hi: 0 };
       return;
     case 'truth':
       row[field.of] = typeof value === 'boolean' ? { lo: value ? 1 : 0, hi: 0 } : parseWord(field.name, value);

@@ -3,8 +3,10 @@
 import type { Word64 } from '../../bits/word64.ts';
 import { KVM_PROFILES } from '../../formats/decode/kvm-role.ts';
 import { defaultKvmConfig, type KvmConfig } from '../../formats/kvm-config.ts';
-import { OBS_FAULTS, OBS_NAMES, Obs, obsMask } from '../../formats/observation.ts';
+import { OBS_NAMES, Obs, obsMask } from '../../formats/observation.ts';
 import { REGISTER_COUNT, REGISTER_NAMES } from '../../formats/registers.ts';
+import { MAXIMUM_VCPUS } from '../../formats/step.ts';
+import type { StepColumns, VcpuRegisters } from '../columns.ts';
 import { FORMAT_VERSION, type Hypervisor, type Processor, type Source, type TraceHeader } from '../header.ts';
 import { AD_POLICIES, VENDORS } from '../header-message.ts';
 import { parseName, parseWord, shown, suggestion, textProblem, wordText } from './fields.ts';
@@ -13,9 +15,17 @@ import type { ReadObject, TextObject } from './rows.ts';
 
 /**
  * What a header without `observable` means: outcomes are compared, the elements on the way to them are not, so that a
- * case written by hand need not spell out its walks.
+ * case written by hand need not spell out its walks. What is in this mask can never change.
  */
-const USUAL_OBSERVABLE = obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED) | OBS_FAULTS;
+const USUAL_OBSERVABLE = obsMask(
+  Obs.TRANSLATED,
+  Obs.COMPLETED,
+  Obs.FAULTED,
+  Obs.EXCEPTION,
+  Obs.EPT_VIOLATION,
+  Obs.EPT_MISCONFIG,
+  Obs.NPF,
+);
 
 const USUAL_MAXPHYADDR = 52;
 const USUAL_MMU = defaultKvmConfig();
@@ -177,29 +187,62 @@ function listOf(name: string, value: unknown): readonly unknown[] {
   throw textProblem(`'${name}' is ${shown(value)}, but a list of kinds of observation is due`);
 }
 
-/** The registers that are not zero, and the source if it is not the first. */
-export function stateObject(registers: Uint32Array, source: number): TextObject {
-  const state: TextObject = {};
+/** What a chunk begins with, as a state line tells it. */
+export type ChunkState = Pick<StepColumns, 'registers' | 'source' | 'vcpu' | 'others'>;
+
+/** The registers that are not zero. */
+function registersObject(registers: Uint32Array): TextObject {
+  const object: TextObject = {};
   for (const [register, name] of REGISTER_NAMES.entries()) {
     const word: Word64 = { lo: registers[2 * register]!, hi: registers[2 * register + 1]! };
-    if (word.lo !== 0 || word.hi !== 0) state[name] = wordText(word);
+    if (word.lo !== 0 || word.hi !== 0) object[name] = wordText(word);
   }
-  return source === 0 ? { state } : { state, source };
+  return object;
 }
 
-/** A whole state line. Throws E_TEXT_FORM. */
-export function parseState(object: ReadObject): { registers: Uint32Array; source: number } {
+function parseRegisters(what: string, value: unknown): Uint32Array {
   const registers = new Uint32Array(2 * REGISTER_COUNT);
-  for (const [name, value] of Object.entries(asObject('state', object['state']))) {
+  for (const [name, word] of Object.entries(asObject(what, value))) {
     const register = REGISTER_NAMES.indexOf(name);
     if (register < 0) throw textProblem(`'${name}' is no register${suggestion(name, REGISTER_NAMES)}`);
-    const { lo, hi } = parseWord(name, value);
+    const { lo, hi } = parseWord(name, word);
     registers[2 * register] = lo;
     registers[2 * register + 1] = hi;
   }
+  return registers;
+}
+
+/** A state line; what is usual is left out. */
+export function stateObject({ registers, source, vcpu, others }: ChunkState): TextObject {
+  const line: TextObject = { state: registersObject(registers) };
+  if (vcpu !== 0) line['vcpu'] = vcpu;
+  if (others.length > 0) {
+    line['others'] = Object.fromEntries(others.map((each) => [each.vcpu, registersObject(each.registers)]));
+  }
+  if (source !== 0) line['source'] = source;
+  return line;
+}
+
+/** Other vCPUs by number. Throws E_TEXT_FORM. */
+function parseOthers(name: string, value: unknown): VcpuRegisters[] {
+  return Object.entries(asObject(name, value))
+    .map(([key, registers]) => {
+      const vcpu = /^(0|[1-9]\d?)$/.test(key) ? Number(key) : MAXIMUM_VCPUS;
+      if (vcpu >= MAXIMUM_VCPUS) throw textProblem(`'${key}' is no vCPU: they are 0 to ${MAXIMUM_VCPUS - 1}`);
+      return { vcpu, registers: parseRegisters(key, registers) };
+    })
+    .sort((a, b) => a.vcpu - b.vcpu);
+}
+
+/** A whole state line. Throws E_TEXT_FORM. */
+export function parseState(object: ReadObject): ChunkState {
+  const registers = parseRegisters('state', object['state']);
   const reader = new ObjectReader(object, 'a state line');
   reader.optional('state', () => true);
+  const vcpu = reader.number('vcpu', 0, MAXIMUM_VCPUS - 1);
+  const others = reader.optional('others', parseOthers) ?? [];
+  if (others.some((each) => each.vcpu === vcpu)) throw textProblem(`'others' has vCPU ${vcpu}, whose state is 'state'`);
   const source = reader.number('source', 0, 0xffff_ffff);
   reader.end();
-  return { registers, source };
+  return { registers, source, vcpu, others };
 }

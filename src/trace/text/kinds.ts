@@ -7,6 +7,7 @@ import {
   NOT_MODELLED_NAMES,
   OBS_DIM_MASK,
   OBS_DIM_SHIFT,
+  OBS_EXCEPTION_EXITS,
   OBS_FOUR_BYTES,
   OBS_KIND_MASK,
   OBS_LEVEL_MASK,
@@ -61,6 +62,7 @@ import {
   INVALIDATION_TYPE_MASK,
   INVALIDATION_TYPE_SHIFT,
   Invalidation,
+  MAXIMUM_VCPUS,
   NESTED_SVM,
   NESTED_TLB_CONTROL_MASK,
   NESTED_TLB_CONTROL_SHIFT,
@@ -205,7 +207,7 @@ const STEP_DRAFTS: readonly Draft[] = [
   invalidation(Invalidation.INVEPT, second('invept'), [TYPE]),
   invalidation(Invalidation.INVVPID, address('invvpid'), [TYPE, second('vpid')]),
   invalidation(Invalidation.INVLPGA, address('invlpga'), [second('asid')]),
-  invalidation(Invalidation.EPTP_SWITCH, second('eptp-switch'), []),
+  invalidation(Invalidation.EPTP_SWITCH, second('eptp-switch'), [address('index')]),
   { main: number('invalidate', INVALIDATION_SHIFT, INVALIDATION_MASK), bits: StepKind.INVALIDATE, fields: [TYPE] },
   {
     main: nestedMode('nested-entry'),
@@ -251,6 +253,7 @@ const STEP_DRAFTS: readonly Draft[] = [
       number('level', HOST_LEVEL_SHIFT, HOST_LEVEL_MASK, 1),
     ],
   },
+  { main: { type: 'whole', name: 'vcpu', of: 'second', greatest: MAXIMUM_VCPUS - 1 }, bits: StepKind.VCPU },
 ];
 
 /** Without the rare ones. */
@@ -292,7 +295,7 @@ const OBSERVATION_DRAFTS: readonly Draft[] = [
   {
     main: named('exception', OBS_VECTOR_SHIFT, OBS_VECTOR_MASK, EXCEPTION_NAMES),
     bits: Obs.EXCEPTION,
-    fields: [second('error'), address('cr2')],
+    fields: [second('error'), address('cr2'), flag('exits', OBS_EXCEPTION_EXITS)],
   },
   { main: address('ept-violation'), bits: Obs.EPT_VIOLATION, fields: [second('qualification')] },
   { main: address('ept-misconfig'), bits: Obs.EPT_MISCONFIG },
@@ -309,6 +312,7 @@ const OBSERVATION_DRAFTS: readonly Draft[] = [
   // The row as such; `kvm-event.ts` makes one object of it and the KVM_MORE rows behind it.
   { main: named('kvm-event', KVM_EVENT_SHIFT, KVM_EVENT_MASK, KVM_EVENT_NAMES), bits: Obs.KVM_EVENT },
   { main: address('kvm-more'), bits: Obs.KVM_MORE },
+  { main: address('pml-full'), bits: Obs.PML_FULL },
 ];
 
 /** By number of kind. Their keys are `OBS_NAMES`, which filters and reports use too. */

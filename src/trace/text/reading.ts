@@ -12,7 +12,7 @@ import type { TraceItem } from '../reader.ts';
 import type { Stimulus } from '../stimulus.ts';
 import { stimulusBytes, stimulusFault } from '../stimulus-message.ts';
 import { parseNumber, shown, textProblem } from './fields.ts';
-import { parseHeader, parseState } from './header.ts';
+import { type ChunkState, parseHeader, parseState } from './header.ts';
 import { type Kind, OBSERVATION_KINDS, RARE_KIND, STEP_KINDS } from './kinds.ts';
 import { KVM_EVENT_KEY, parseKvmEvent } from './kvm-event.ts';
 import { type TextLine, textLines } from './lines.ts';
@@ -36,7 +36,7 @@ const OBSERVATIONS_BY_KEY = new Map([...byKey(OBSERVATION_KINDS), [KVM_EVENT_KEY
 /** Keys of a step's line that are no part of its row. */
 const STEP_KEYS = ['line', 'time', 'expect'];
 
-const NO_REGISTERS = new Uint32Array(2 * REGISTER_COUNT);
+const NO_STATE: ChunkState = { registers: new Uint32Array(2 * REGISTER_COUNT), source: 0, vcpu: 0, others: [] };
 const INT64_MAX = 2n ** 63n;
 
 function parseTime(value: unknown): bigint {
@@ -50,8 +50,7 @@ function parseTime(value: unknown): bigint {
 class TextParser {
   private readonly limits: TraceLimits;
   private readonly builder = new StepBuilder();
-  private registers: Uint32Array = NO_REGISTERS;
-  private source = 0;
+  private state = NO_STATE;
   /** A header was there, a state line begins the present chunk. */
   private begun = false;
   private stated = false;
@@ -76,9 +75,7 @@ class TextParser {
     if (!this.begun) throw textProblem(`the first line is no header; {"header":{}} is the shortest`);
     if ('state' in object) {
       const items = this.end();
-      const { registers, source } = parseState(object);
-      this.registers = registers;
-      this.source = source;
+      this.state = parseState(object);
       this.stated = true;
       return items;
     }
@@ -90,9 +87,9 @@ class TextParser {
   end(): TextItem[] {
     const { builder } = this;
     if (builder.stepCount === 0 && !this.stated) return [];
-    const item: TextItem = { kind: 'steps', columns: builder.take(this.registers, this.source) };
-    this.registers = NO_REGISTERS;
-    this.source = 0;
+    const { registers, source, vcpu, others } = this.state;
+    const item: TextItem = { kind: 'steps', columns: builder.take(registers, source, vcpu, others) };
+    this.state = NO_STATE;
     this.stated = false;
     this.stamped = 0;
     this.stimulusBytes = 0;

@@ -90,7 +90,7 @@ export class TextWriter {
 
   /** Writes a chunk: its state line and its steps. */
   add(columns: StepColumns): void {
-    this.line(stateObject(columns.registers, columns.source));
+    this.line(stateObject(columns));
     for (let step = 0; step < columns.stepCount; step++) this.line(stepObject(columns, step));
     this.steps += columns.stepCount;
   }

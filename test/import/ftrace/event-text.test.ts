@@ -82,6 +82,27 @@ const RECORDED: readonly (readonly [name: string, text: string, fields: object])
     'rip: 0x00000000001006a1 asid: 12 address: 0x0000000040001000',
     { rip: 0x1006a1n, asid: 12, address: 0x40001000n },
   ],
+  [
+    'kvm_nested_vmenter',
+    'rip: 0x000000000010062b vmcb: 0x000000000011d000 nested_rip: 0x00000000001006ba int_ctl: 0x00000000 event_inj: 0x00000000 nested_npt=y nested_cr3: 0x0000000000207000',
+    { rip: 0x10062bn, tdp: true, guestPgd: 0x207000n },
+  ],
+  [
+    'kvm_nested_vmenter',
+    'rip: 0x0000000000100506 vmcs: 0x000000000011e000 nested_rip: 0x000000000010057e int_ctl: 0x00000000 event_inj: 0x00000000 nested_ept=n guest_cr3: 0x0000000000600000',
+    { tdp: false, guestPgd: 0x600000n },
+  ],
+  [
+    'kvm_nested_intercepts',
+    'cr_read: 0000 cr_write: 0000 excp: 00004000 intercepts: 80000000 00000003 00000000',
+    { exceptions: 0x4000 },
+  ],
+  [
+    'kvm_nested_vmexit_inject',
+    'reason: npf ext_inf1: 0x0000000200000006 ext_inf2: 0x0000000000600000 ext_int: 0x00000000 ext_int_err: 0x00000000',
+    { reason: 'npf', info1: 0x200000006n, info2: 0x600000n, intInfo: 0, intInfoError: 0 },
+  ],
+  ['kvm_nested_vmenter_failed', 'control->asid == 0', {}],
 ];
 
 /** As facts/kvm-mmu.md §9 tells the formats of 7.1 and later. */

@@ -1,4 +1,4 @@
-/** The recordings of guests that nest nothing, where they lie beside the project: every event is accounted for. */
+/** The recordings of one guest each, where they lie beside the project: every event is accounted for. */
 
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -14,6 +14,11 @@ const SCENARIOS = [
   'kvm/a_npt1_notdpmmu',
   'kvm/b_pae_npt0',
   'kvm/b_pse_npt0',
+  'kvm/c_nest_intr',
+  'kvm/c_nest_np0',
+  'kvm/c_nest_np0_npt0',
+  'kvm/c_nest_np1',
+  'kvm/c_nest_np1_off',
   'kvm-intel/ept0_g64',
   'kvm-intel/ept0_pae',
   'kvm-intel/ept0_pse',
@@ -23,11 +28,17 @@ const SCENARIOS = [
   'kvm-intel/ept1_pae',
   'kvm-intel/ept1_pse',
   'kvm-intel/icl_ept1_g64',
+  'kvm-intel/nest_ept',
+  'kvm-intel/nest_ept0',
+  'kvm-intel/nest_ept_noad',
+  'kvm-intel/nest_ept_off',
+  'kvm-intel/nest_noept12',
 ];
 
 /** What may have to be concluded: all of it is told in the README. */
 const CONCLUDED = new Set([
   'accessed and dirty bits found set',
+  'accessed and dirty bits found clear',
   'entry first known when read',
   'host page learned: large',
   'store into a table whose value is not known',
@@ -49,6 +60,6 @@ describe.runIf(existsSync(RECORDINGS))('recordings (only where ../shared/recordi
     const omissions = headers[0]!.omissions;
     expect(omissions.filter(({ what }) => !CONCLUDED.has(what))).toEqual([]);
     const concluded = omissions.reduce((sum, { count }) => sum + count, 0);
-    expect(concluded).toBeLessThan(35);
+    expect(concluded).toBeLessThan(60);
   });
 });

@@ -96,7 +96,7 @@ export class AgainstBare {
       bare.setRegister(register, low(value), high(value));
       kvm.setRegister(register, low(value), high(value));
     }
-    const tables = new HandTables(host.memory, level, below.startsWith('ept') ? 'ept' : 'x86');
+    const tables = new HandTables(host.memory, level, below === 'ept' || below === 'ept-ad' ? below : 'x86');
     kvm.setRoot(tables.root);
 
     const addresses = Array.from({ length: 4 }, () => randomAddress(random, world));

@@ -18,13 +18,15 @@ export class HandTables {
   readonly root: RootState;
   private readonly memory: Memory;
   private readonly ept: boolean;
-  private nextFrame = TABLE_FRAMES;
+  private nextFrame: number;
 
-  constructor(memory: Memory, level: 3 | 4 | 5, format: 'x86' | 'ept') {
+  constructor(memory: Memory, level: 3 | 4 | 5, format: 'x86' | 'ept' | 'ept-ad', firstTable = 0) {
     this.memory = memory;
-    this.ept = format === 'ept';
+    this.nextFrame = TABLE_FRAMES + firstTable;
+    this.ept = format !== 'x86';
     const pdptes = new Int32Array(8);
-    this.root = { level, frame: this.nextFrame++, pdptes };
+    const ad = format === 'ept-ad';
+    this.root = { level, frame: this.nextFrame++, pdptes, nested: false, ad, splitsExecute: false };
     for (let i = 0; level === 3 && i < 4; i++) {
       pdptes[2 * i] = frameLo(this.nextFrame) | 1;
       pdptes[2 * i + 1] = frameHi(this.nextFrame++);

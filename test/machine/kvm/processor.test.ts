@@ -52,11 +52,8 @@ class Bench {
     this.set(Reg.CR3, 0x1000);
     this.set(Reg.CR4, CR4_PAE);
     this.set(Reg.EFER, EFER_LME | EFER_LMA | EFER_NXE);
-    this.tables = new HandTables(
-      this.host.memory,
-      level,
-      change.vendor === 'intel' && change.tdp !== false ? 'ept' : 'x86',
-    );
+    const ept = config.eptAd ? 'ept-ad' : 'ept';
+    this.tables = new HandTables(this.host.memory, level, config.vendor === 'intel' && config.tdp ? ept : 'x86');
     this.processor.setRoot(this.tables.root);
   }
 
@@ -271,7 +268,7 @@ describe('cached translations', () => {
     expect([cached(bench, 0x5000), processor.servedByTlb]).toEqual([true, true]);
     processor.flushAddress(0x5000, 0);
     expect([cached(bench, 0x5000), cached(bench, 0x6000)]).toEqual([false, true]);
-    processor.flushContext();
+    processor.flushCurrent();
     expect(cached(bench, 0x6000)).toBe(false);
     const other = warm();
     other.processor.flushAll();

@@ -1,0 +1,223 @@
+/**
+ * Accessed and dirty bits of a guest on KVM against those of the same guest on a bare processor: in its own tables and,
+ * if it is a hypervisor itself, in the EPT or NPT tables that it made for its guest (`same-guest.ts`). They may be apart
+ * where an access lawfully went another way on KVM, or where a translation with them could be cached, so that nobody
+ * walked.
+ */
+
+import { hex64 } from '../bits/word64.ts';
+import {
+  Dim,
+  OBS_DIM_MASK,
+  OBS_DIM_SHIFT,
+  OBS_FOUR_BYTES,
+  OBS_KIND_MASK,
+  OBS_LEVEL_MASK,
+  OBS_LEVEL_SHIFT,
+  Obs,
+} from '../formats/observation.ts';
+import { CR4_PGE, Reg } from '../formats/registers.ts';
+import type { BareMachine } from '../machine/bare.ts';
+import type { History } from '../machine/history.ts';
+import type { Machine } from '../machine/machine.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_LO } from '../paging/row-log.ts';
+
+/** Accessed and dirty: in guest and NPT entries of every format, in EPT entries. */
+const X86_AD = (1 << 5) | (1 << 6);
+const EPT_AD = (1 << 8) | (1 << 9);
+const ENTRY_PS = 1 << 7;
+const ENTRY_GLOBAL = 1 << 8;
+
+/** An entry that the guest on KVM should have as it is elsewhere. */
+export interface ComparedEntry {
+  /** An observation word that gives the entry's size, level and dimension. */
+  readonly row: number;
+  readonly addressLo: number;
+  readonly addressHi: number;
+  readonly want: readonly [lo: number, hi: number];
+  /** `on the bare machine`. */
+  readonly whose: string;
+}
+
+/** A difference in words, and the part of its group's name after the step's. */
+export interface EntryDifference {
+  readonly cause: string;
+  readonly group: string;
+}
+
+export class GuestEntries {
+  private readonly bare: BareMachine;
+  private readonly guest: Machine;
+  private readonly history: History;
+  /** Accessed and dirty bits that a legal difference has left apart, by number of the word that they are in. */
+  private readonly apart = new Map<number, number>();
+  /** Entries that the bare machine set A or D in. */
+  compared = 0;
+  /** Of them those that KVM did not set A or D in: a translation with these bits could still be cached. */
+  stale = 0;
+  /** 8-byte words compared, and those that differ in A and D, for reasons that were given before. */
+  words = 0;
+  wordsInAd = 0;
+
+  /** `history`: what the guest on KVM may still have cached. */
+  constructor(bare: BareMachine, guest: Machine, history: History) {
+    this.bare = bare;
+    this.guest = guest;
+    this.history = history;
+  }
+
+  /** Of the entry that observation word `row` tells of, A and D may be set on one side alone from here on. */
+  leaveApart(row: number, lo: number, hi: number): void {
+    const word = wordNumber(lo, hi);
+    this.apart.set(word, (this.apart.get(word) ?? 0) | adBits(row));
+  }
+
+  /** The same for what the bare machine wrote in the last step: it is none of the way that the access took on KVM. */
+  leaveBareWrites(): void {
+    this.forEachWrite((row, lo, hi) => this.leaveApart(row, lo, hi));
+  }
+
+  /**
+   * Where the bare machine has set A and D bits in the last step, an access of `lo`, `hi`, the guest on KVM must have
+   * them, too.
+   */
+  compareWrites(lo: number, hi: number, differs: (difference: EntryDifference) => void): void {
+    this.forEachWrite((row, addressLo, addressHi) => {
+      const want = this.bare.readEntry(row, addressLo, addressHi);
+      this.compared++;
+      const difference = this.compare({ row, addressLo, addressHi, want, whose: 'on the bare machine' }, lo, hi);
+      if (difference !== undefined) differs(difference);
+    });
+  }
+
+  private forEachWrite(each: (row: number, addressLo: number, addressHi: number) => void): void {
+    const { log } = this.bare;
+    for (let i = 0; i < log.count; i++) {
+      const row = log.op(i);
+      if ((row & OBS_KIND_MASK) !== Obs.ENTRY_WRITE) continue;
+      each(row, log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!);
+    }
+  }
+
+  /** What is wrong with an entry that the access of `lo`, `hi` used, or undefined. */
+  compare(entry: ComparedEntry, lo: number, hi: number): EntryDifference | undefined {
+    const { row, addressLo, addressHi, want, whose } = entry;
+    const have = this.guest.readEntry(row, addressLo, addressHi);
+    const word = wordNumber(addressLo, addressHi);
+    const differing = (have[0] ^ want[0]) >>> 0;
+    if (differing === 0 && have[1] === want[1]) {
+      this.apart.delete(word);
+      return undefined;
+    }
+    if ((differing & ~adBits(row)) === 0 && have[1] === want[1]) {
+      if ((differing & ~(this.apart.get(word) ?? 0)) === 0) return undefined;
+      const lacks = (differing & have[0]) === 0;
+      if (lacks && (this.mayBeCached(entry, differing, lo, hi) || this.isAboveGlobal(row))) {
+        this.stale++;
+        this.leaveApart(row, addressLo, addressHi);
+        return undefined;
+      }
+    }
+    const [at, value, other] = [hexText(addressLo, addressHi), hexText(...have), hexText(...want)];
+    this.leaveApart(row, addressLo, addressHi);
+    const name = NAMES[dimOf(row)] ?? 'entry';
+    return {
+      cause: `the guest's ${name} at ${at} is ${value} on KVM, ${other} ${whose}`,
+      group: `guest ${name} differs`,
+    };
+  }
+
+  /**
+   * Whether the entry had these bits when a translation through it could be cached that nothing has invalidated: then
+   * nobody walked, and nobody set them again (SDM vol. 3A 4.10.2.3, 4.10.4.3, vol. 3C 29.4.2).
+   */
+  private mayBeCached({ row, addressLo, addressHi }: ComparedEntry, bits: number, lo: number, hi: number): boolean {
+    const { history } = this;
+    const { asid, pcid, ep4ta } = this.bare.contexts;
+    const level = levelOf(row);
+    const secondStage = dimOf(row) !== Dim.GUEST;
+    const fourBytes = (row & OBS_FOUR_BYTES) !== 0;
+    const upper = fourBytes && (addressLo & 4) !== 0;
+    const pge = (this.bare.register(Reg.CR4) & CR4_PGE) !== 0;
+    return history.earlier(addressLo, addressHi).some((version) => {
+      const value = upper ? version.hi : version.lo;
+      if ((value & bits) !== bits) return false;
+      const leaf = level === 1 || (value & ENTRY_PS) !== 0;
+      const global = !secondStage && leaf && pge && (value & ENTRY_GLOBAL) !== 0;
+      const pageShift = fourBytes && level === 2 ? 22 : 3 + 9 * level;
+      const cached = { secondStage, leaf, global, asid, pcid, ep4ta, lo, hi, pageShift };
+      return history.firstRemoval(version.replacedAt, cached) === undefined;
+    });
+  }
+
+  /**
+   * KVM's TLB served the access by a global translation: it may have been cached under another root, and no entry above
+   * the leaf was read for it (SDM vol. 3A 4.10.2.4).
+   */
+  private isAboveGlobal(row: number): boolean {
+    if (dimOf(row) !== Dim.GUEST) return false;
+    if (!this.guest.servedByTlb || (this.bare.register(Reg.CR4) & CR4_PGE) === 0) return false;
+    const { log } = this.bare;
+    for (let i = log.count - 1; i >= 0; i--) {
+      const op = log.op(i);
+      if ((op & OBS_KIND_MASK) !== Obs.ELEMENT || dimOf(op) !== Dim.GUEST) continue;
+      return levelOf(row) > levelOf(op) && (log.rows[i * ROW + ROW_VALUE_LO]! & ENTRY_GLOBAL) !== 0;
+    }
+    return false;
+  }
+
+  /** All that anybody ever wrote to the guest's memory, at the end. `differs` gets the address and the cause. */
+  compareMemory(differs: (addressLo: number, addressHi: number, cause: string) => void): void {
+    for (const frame of this.bare.memory.frames()) {
+      const hi = Math.floor(frame / 0x10_0000);
+      const base = (frame % 0x10_0000) << 12;
+      for (let at = 0; at < 0x1000; at += 8) {
+        const cause = this.wordDifference(base | at, hi);
+        if (cause !== undefined) differs(base | at, hi, cause);
+      }
+    }
+  }
+
+  private wordDifference(addressLo: number, addressHi: number): string | undefined {
+    const [lo, hi] = this.bare.readEntry(Obs.ENTRY_AFTER, addressLo, addressHi);
+    const [kvmLo, kvmHi] = this.guest.readEntry(Obs.ENTRY_AFTER, addressLo, addressHi);
+    this.words++;
+    if (lo === kvmLo && hi === kvmHi) return undefined;
+    const apart = this.apart.get(wordNumber(addressLo, addressHi)) ?? 0;
+    // Two entries of 4 bytes share a word; those of EPT have 8.
+    if (((lo ^ kvmLo) & ~apart) === 0 && ((hi ^ kvmHi) & ~(apart & X86_AD)) === 0) {
+      this.wordsInAd++;
+      return undefined;
+    }
+    const at = hexText(addressLo, addressHi);
+    return `at the end guest memory at ${at} is ${hexText(kvmLo, kvmHi)} on KVM, ${hexText(lo, hi)} on the bare machine`;
+  }
+}
+
+const NAMES: Readonly<Record<number, string>> = {
+  [Dim.GUEST]: 'entry',
+  [Dim.EPT]: 'EPT entry',
+  [Dim.NPT]: 'NPT entry',
+};
+
+function dimOf(row: number): number {
+  return (row >>> OBS_DIM_SHIFT) & OBS_DIM_MASK;
+}
+
+function levelOf(row: number): number {
+  return (row >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
+}
+
+/** The accessed and dirty bits of the entry that an observation word tells of. */
+function adBits(row: number): number {
+  return dimOf(row) === Dim.EPT ? EPT_AD : X86_AD;
+}
+
+function hexText(lo: number, hi: number): string {
+  return `0x${hex64(lo, hi)}`;
+}
+
+/** An 8-byte word's number, exact as a double. */
+function wordNumber(lo: number, hi: number): number {
+  return (hi >>> 0) * 0x2000_0000 + (lo >>> 3);
+}
