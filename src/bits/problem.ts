@@ -16,6 +16,7 @@ export const ExitStatus = {
 export const PROBLEM_CODES = {
   // usage
   E_USAGE: ExitStatus.USAGE,
+  E_NO_DIVERGENCE: ExitStatus.USAGE,
   E_NO_SUCH_FILE: ExitStatus.UNREADABLE,
   E_NO_TRACES: ExitStatus.UNREADABLE,
   E_IO: ExitStatus.UNREADABLE,
@@ -31,6 +32,11 @@ export const PROBLEM_CODES = {
   E_TEXT_FORM: ExitStatus.UNREADABLE,
   E_IMPORT: ExitStatus.UNREADABLE,
   E_EXPECTATIONS: ExitStatus.UNREADABLE,
+  // results and baselines
+  E_NOT_RESULTS: ExitStatus.UNREADABLE,
+  E_NOTHING_COMPARED: ExitStatus.UNREADABLE,
+  E_OTHER_CORPUS: ExitStatus.USAGE,
+  E_REVIEW: ExitStatus.USAGE,
 } as const;
 
 export type ProblemCode = keyof typeof PROBLEM_CODES;

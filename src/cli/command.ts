@@ -58,6 +58,15 @@ export const jsonOption = {
   json: { type: 'boolean', default: false, describe: 'Print JSON' },
 } as const satisfies OptionData;
 
+/** `--bisect`, for commands that `git bisect run` can run; the statuses are `run.ts`'s business. */
+export const bisectOption = {
+  bisect: {
+    type: 'boolean',
+    default: false,
+    describe: 'Exit statuses for git bisect run: 125, which skips a commit, in place of 3 and 4',
+  },
+} as const satisfies OptionData;
+
 /** The option with its `coerce` telling of what it throws. */
 function watched(data: Options, refused: (problem: Problem) => void): Options {
   const { coerce } = data;

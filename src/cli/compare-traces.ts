@@ -5,6 +5,7 @@ import { MachineComparison, type MachineComparisonOptions } from '../compare/mac
 import type { ComparisonResult, ComparisonVerdict } from '../compare/result.ts';
 import type { Sides } from '../compare/sides.ts';
 import { comparisonTotals } from '../compare/totals.ts';
+import { comparisonCase } from '../report/compare-cases.ts';
 import { comparisonObject } from '../report/compare-json.ts';
 import {
   comparisonReceiptLines,
@@ -13,15 +14,23 @@ import {
   differenceGroupLines,
   differenceLines,
 } from '../report/compare-text.ts';
+import { unpainted } from '../report/replay-cases.ts';
 import { countText } from '../report/table.ts';
+import type { TimelineBuilder } from '../report/timeline.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import type { TraceItem } from '../trace/reader.ts';
 import type { Context } from './command.ts';
+import { explainerOf } from './explain-for-report.ts';
+import { Reports } from './report-output.ts';
+import type { ReportRequest } from './report-request.ts';
 import { worseStatus } from './status.ts';
 import { eachTrace } from './trace-input.ts';
 
 export interface CompareTracesOptions extends MachineComparisonOptions {
   readonly receipts: boolean;
+  readonly reports: readonly ReportRequest[];
+  /** The two sides are built alike: also what no row tells can be compared. */
+  readonly internals: boolean;
 }
 
 const STATUS: Readonly<Record<ComparisonVerdict, number>> = {
@@ -40,11 +49,34 @@ export async function compareTraces(
   options: CompareTracesOptions,
   context: Context,
 ): Promise<number> {
+  const reports = Reports.open(options.reports, context, {
+    command: 'rewalk compare',
+    unit: 'rows compared',
+    inputs: files,
+  });
+  try {
+    return await compareAll(files, sides, options, reports);
+  } finally {
+    reports.abort();
+  }
+}
+
+async function compareAll(
+  files: readonly string[],
+  sides: Sides,
+  options: CompareTracesOptions,
+  reports: Reports,
+): Promise<number> {
+  const { context } = reports;
   const results: ComparisonResult[] = [];
   const objects: object[] = [];
   const full = options.receipts || files.length === 1;
   const progress = await context.progress('comparing');
   let status: number = ExitStatus.MATCH;
+
+  let timeline: TimelineBuilder | undefined;
+  let segment = 0;
+  const explained = { sides, machine: {}, internals: options.internals, expectations: false };
 
   const finish = (comparison: MachineComparison, header: TraceHeader, end: TraceItem | undefined): boolean => {
     const reached = end?.kind === 'end';
@@ -55,6 +87,11 @@ export async function compareTraces(
     status = worseStatus(status, STATUS[result.verdict]);
     if (context.json) objects.push(comparisonObject(result, header));
     else print(result, header, full, context);
+    reports.add({
+      report: (seconds) => comparisonCase(result, header, seconds, timeline?.result()),
+      object: () => comparisonObject(result, header),
+      explain: explainerOf(result.receipt.file, segment, explained, context),
+    });
     return result.receipt.changed === 0 || !options.bail;
   };
 
@@ -67,6 +104,8 @@ export async function compareTraces(
         if (item.kind === 'header') {
           if (stopped) return 'stop';
           header = item.header;
+          segment = item.segment;
+          timeline = reports.begin();
           comparison = new MachineComparison(path === '-' ? '<stdin>' : path, header, sides, options);
         } else if (comparison === undefined || header === undefined) {
           throw new Error('the reader gives a header before anything else');
@@ -78,6 +117,7 @@ export async function compareTraces(
           progress.update(() => `${path}: step ${countText(columns.firstOrdinal)}`);
           // A trace that needs no more comparing is read on: its digest is part of the receipt, its faults are told.
           comparison.run(columns);
+          timeline?.add(columns);
         }
       }
       return stopped ? 'stop' : 'go on';
@@ -89,13 +129,16 @@ export async function compareTraces(
 
   const totals = comparisonTotals(results);
   if (totals.rows === 0) status = worseStatus(status, ExitStatus.DIVERGED);
+  const document = (all: readonly object[]): object => ({ results: all, totals, exitStatus: status });
+  const faults = totals.rows === 0 ? ['nothing compared'] : [];
   if (context.json) {
-    context.out.json({ results: objects, totals, exitStatus: status });
+    context.out.json(document(objects));
   } else if (results.length > 1) {
     context.out.lines(comparisonTotalLines(totals, context.paint));
-  } else if (results.length === 1 && totals.rows === 0) {
-    context.out.line(context.paint('red', 'nothing compared'));
+  } else if (results.length === 1) {
+    context.out.lines(faults.map((sentence) => context.paint('red', sentence)));
   }
+  await reports.finish({ exitStatus: status, totals: comparisonTotalLines(totals, unpainted), faults, document });
   return status;
 }
 

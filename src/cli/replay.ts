@@ -6,9 +6,11 @@ import { NOT_MODELLED_NAMES, OBS_NAMES } from '../formats/observation.ts';
 import type { WiringName } from '../mmu/wiring.ts';
 import type { MachineChoice, MachineName } from '../replay/machines.ts';
 import { NESTED_TDP_WITHOUT_TDP, UNDETERMINED } from '../replay/result.ts';
-import { defineCommand, jsonOption } from './command.ts';
+import { bisectOption, defineCommand, jsonOption } from './command.ts';
 import { mutantNumbers } from './mutant-names.ts';
-import { addressRange, frameRange, names, oneOf, wholeNumber } from './option-values.ts';
+import { addressRange, frameRange, names, oneOf, oneText, wholeNumber } from './option-values.ts';
+import { reportOption } from './report-request.ts';
+import { checkReviewed } from './review-allowed.ts';
 import { FILTER_KINDS, type StepFilter } from './step-filter.ts';
 import { rangeOptions, stepRange } from './step-range.ts';
 import { suggestion } from './suggest.ts';
@@ -66,6 +68,8 @@ export const replay = defineCommand({
     ['rewalk replay traces', 'the whole corpus; exit status 1 if anything diverged'],
     ['rewalk replay trace.rwt --machine kvm --tdp off', 'the same guest above an emulated KVM with shadow paging'],
     ['rewalk replay trace.rwt --bail', 'stop at the first divergence'],
+    ['rewalk replay traces -o run.rwr', 'keep the results, for rewalk compare and rewalk accept'],
+    ['rewalk replay traces --report junit=rewalk.xml --report html=rewalk.html', 'for CI and for people'],
     ['rewalk replay trace.rwt --filter gva=0x40001000+0x1000 --json', 'compare the accesses to one page only'],
   ],
   positionals: tracesPositional,
@@ -119,6 +123,19 @@ export const replay = defineCommand({
       describe: `Compare only steps with ${FILTERS.join('=, ')}=`,
     },
     ...rangeOptions,
+    output: {
+      type: 'string',
+      alias: 'o',
+      coerce: oneText('--output'),
+      describe: 'Write the results to a file (*.rwr): receipts, and every step that was not a plain match',
+    },
+    pending: {
+      type: 'boolean',
+      default: false,
+      describe: 'Write what diverged beside each trace (*.pending.rwr), for review with rewalk accept',
+    },
+    yes: { type: 'boolean', default: false, describe: 'Write pending files without a terminal, too (never in CI)' },
+    ...reportOption,
     receipts: { type: 'boolean', default: false, describe: 'Print the full receipt of each trace, not just of all' },
     'min-predicted': {
       type: 'string',
@@ -135,6 +152,7 @@ export const replay = defineCommand({
       default: true,
       describe: 'Use expectations.json beside the traces (--no-expectations shows every difference)',
     },
+    ...bisectOption,
     ...jsonOption,
   },
   async run(args, context) {
@@ -150,8 +168,18 @@ export const replay = defineCommand({
     const { checkChoice } = await import('../replay/machines.ts');
     checkChoice(machine);
     const files = traceFiles(args.traces);
-    const { replayTraces } = await import('./replay-traces.ts');
+    const { output } = args;
     const { from, to } = stepRange(args);
+    if (output === '-')
+      throw new Problem('E_USAGE', '--output -: standard output is for the report', {}, 'name a file');
+    if (output !== undefined && files.includes(output)) {
+      throw new Problem('E_USAGE', 'the results would replace a trace', { file: output }, 'name another file');
+    }
+    if (args.pending && (args.bail || args.filter !== undefined || from !== 0 || to !== Number.POSITIVE_INFINITY)) {
+      throw new Problem('E_USAGE', '--pending is about whole traces: without --bail, --filter, --from and --to');
+    }
+    if (args.pending) checkReviewed('a pending file', args.yes, context.io);
+    const { replayTraces } = await import('./replay-traces.ts');
     const status = await replayTraces(
       files,
       {
@@ -165,6 +193,9 @@ export const replay = defineCommand({
         allowUnmodelled: [...(args['allow-unmodelled'] ?? [])],
         expectations: args.expectations,
         machine,
+        output,
+        pending: args.pending,
+        reports: args.report ?? [],
       },
       context,
     );

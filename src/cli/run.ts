@@ -8,17 +8,18 @@ import { Interrupted, type Io } from './io.ts';
 import { parse } from './parse.ts';
 import { showProgress } from './progress.ts';
 import { ResultOutput } from './result-output.ts';
-import { STATUS_BUG, STATUS_CLOSED_OUTPUT, STATUS_INTERRUPTED } from './status.ts';
+import { bisectStatus, STATUS_BUG, STATUS_CLOSED_OUTPUT, STATUS_INTERRUPTED } from './status.ts';
 
-/** Whether errors are to be JSON; asked before parsing, since parsing may be what fails. */
-function jsonAsked(argv: readonly string[]): boolean {
+/** Whether an option is given that errors depend on; asked before parsing, since parsing may be what fails. */
+function isAsked(argv: readonly string[], option: string): boolean {
   const end = argv.indexOf('--');
-  return (end < 0 ? argv : argv.slice(0, end)).includes('--json');
+  return (end < 0 ? argv : argv.slice(0, end)).includes(option);
 }
 
 /** `argv`: without node and script. Never throws. */
 export async function run(argv: readonly string[], io: Io): Promise<number> {
-  const json = jsonAsked(argv);
+  const json = isAsked(argv, '--json');
+  const statusOf = isAsked(argv, '--bisect') ? bisectStatus : (status: number) => status;
   const errorLines = (lines: readonly string[], value: () => object): void => {
     io.stderr.write(json ? `${JSON.stringify(value())}\n` : `${lines.join('\n')}\n`);
   };
@@ -30,7 +31,7 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
     if (parsed.kind === 'text') out.line(parsed.text);
     else status = await parsed.run(contextOf(io, out, parsed, problem));
     await out.flush();
-    return status;
+    return statusOf(status);
   } catch (error) {
     if (isClosedOutput(error)) return STATUS_CLOSED_OUTPUT;
     if (error instanceof Interrupted) {
@@ -41,7 +42,7 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
     }
     if (error instanceof Problem) {
       problem(error);
-      return error.exitStatus;
+      return statusOf(error.exitStatus);
     }
     const debug = io.env['REWALK_DEBUG'] === '1';
     errorLines(bugLines(error, debug), () => bugJson(error, debug));

@@ -42,6 +42,11 @@ const OPTIONS = Object.keys(OPTION_NAMES) as (keyof GivenMachines)[];
 /** Pairs of machines that build other tables by design: only what the guest sees of them can be alike. */
 const OTHER_TABLES: readonly (keyof GivenMachines)[] = ['machine', 'profile', 'tdp', 'tdpMmu'];
 
+/** Whether both sides are built alike and differ in nothing but mutants: also what no row tells can be compared. */
+export function builtAlike({ machine, profile, wiring, tdp, tdpMmu }: GivenMachines): boolean {
+  return [machine, profile, wiring, tdp, tdpMmu].every(({ length }) => length < 2);
+}
+
 const HINT =
   'give --wiring, --profile, --tdp, --tdp-mmu, --machine or --mutant twice; --mutant once: without and with it';
 

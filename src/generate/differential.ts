@@ -19,7 +19,8 @@ import { KvmMachine, type KvmMachineOptions } from '../machine/kvm/machine.ts';
 import type { WiringName } from '../mmu/wiring.ts';
 import { frameOf } from '../paging/guest-memory.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO } from '../paging/row-log.ts';
-import { GuestExplanations } from '../replay/guest-explanation.ts';
+import { GuestEntries } from '../replay/guest-entries.ts';
+import { GuestExplanations, type UnsetBits } from '../replay/guest-explanation.ts';
 import { GuestOutcome } from '../replay/guest-outcome.ts';
 import { applyStep, loadRegisters, type Program, type ProgramStep, type ProgramTables } from './program.ts';
 import { Specification } from './specification.ts';
@@ -76,6 +77,7 @@ const EXITS = obsMask(Obs.EPT_VIOLATION, Obs.EPT_MISCONFIG, Obs.NPF, Obs.PML_FUL
 const PAGE = 0x1000;
 const PFERR_P = 1 << 0;
 const PFERR_RSVD = 1 << 3;
+const GENERAL_PROTECTION = 13;
 const PAGE_FAULT = 14;
 /** Registers that must be the guest's on both machines. */
 const COMPARED = [Reg.CR0, Reg.CR3, Reg.CR4, Reg.EFER] as const;
@@ -94,7 +96,9 @@ export function configOf({ header }: Program, { variant, profile }: Host): KvmCo
     header.hypervisor?.mmu ??
     defaultKvmConfig(vendor === 'intel' ? { vendor: 'intel' } : { vendor: 'amd', tdpLevel: 5 });
   const chosen = profile === undefined ? base : { ...base, profile };
-  return { ...chosen, tdp: variant !== 'shadow', tdpMmu: variant === 'tdp' };
+  const tdp = variant !== 'shadow';
+  // Without EPT, or without its A and D bits, KVM turns PML off.
+  return { ...chosen, tdp, tdpMmu: variant === 'tdp', pml: chosen.pml && chosen.eptAd && tdp };
 }
 
 class Differential {
@@ -108,15 +112,20 @@ class Differential {
   private readonly expected = new GuestOutcome();
   private passedOtherwise = false;
   private readonly remapped: boolean;
+  /** The machines went different ways, lawfully. */
+  private parted = false;
+  private readonly entries: GuestEntries;
 
   constructor(program: Program, host: Host, tally: Tally, options: KvmMachineOptions) {
     this.config = configOf(program, host);
     this.bare = new Specification(program.header);
-    this.explanations = new GuestExplanations(program.header, this.config, this.bare, this.bare.history);
     this.kvm = new KvmMachine(program.header, this.config, {
       ...(host.wiring === undefined ? {} : { wiring: host.wiring }),
       ...options,
     });
+    const isBacked = (frame: number): boolean => this.kvm.host.slotOf(frame, 0)?.readOnly === false;
+    this.explanations = new GuestExplanations(program.header, this.config, this.bare, this.bare.history, isBacked);
+    this.entries = new GuestEntries(this.bare, this.kvm, this.bare.history);
     this.tally = tally;
     this.tables = program.tables;
     this.remapped = program.nested === 'npt' || program.nested === 'ept';
@@ -135,6 +144,7 @@ class Differential {
       for (const each of steps) {
         const found = this.step(ordinal, each);
         if (found !== undefined) return { step: ordinal, unit, ...found };
+        if (this.parted) return undefined;
         ordinal++;
       }
     }
@@ -179,6 +189,10 @@ class Differential {
       if ((each.op & STEP_KIND_MASK) === StepKind.ACCESS) return this.access(ordinal, each);
       bare.applyWalking(ordinal, each);
       applyStep(kvm, ordinal, each);
+      if (this.remapped && (each.op & STEP_KIND_MASK) === StepKind.REGISTER_WRITE) {
+        const wrong = this.afterWrite() ?? this.followEqual(each);
+        return wrong;
+      }
     } catch (error) {
       const { message, stack } = error as Error;
       return { shape: `error: ${message.replaceAll(/[0-9a-f]{3,}/g, 'n')}`, text: stack ?? message };
@@ -206,10 +220,16 @@ class Differential {
     if (isExit(seen)) tally.exits++;
     const unlogged = translated ? this.unlogged(each, seen) : undefined;
     if (unlogged !== undefined) return unlogged;
+    this.explanations.begin();
     bare.applyWalking(ordinal, each);
     expected.ofLog(bare.log);
     const verdict = this.judge(each);
     if (isPageFault(seen) && this.dropsStale(each)) bare.pageFaulted(each);
+    if (this.remapped) {
+      const wrong = verdict === 'equal' ? this.followEqual(each) : verdict && this.followOther();
+      if (wrong !== undefined && wrong !== '') return wrong;
+    }
+    if (this.readsOtherPdptes()) this.passedOtherwise = true;
     if (verdict === 'equal') tally.equal++;
     else if (verdict === 'undetermined') tally.undetermined++;
     else if (verdict === 'not-modelled') tally.notModelled++;
@@ -225,6 +245,76 @@ class Differential {
     return undefined;
   }
 
+  /**
+   * Where a second stage is remapped without everybody's knowledge, A and D bits lawfully come to be apart, and later
+   * walks depend on them: once they are, the bare machine takes over what the guest on KVM has. Here after a step that
+   * ended alike: the bare machine has set bits that KVM need not, if a translation with them may be cached.
+   */
+  private followEqual(each: ProgramStep): { shape: string; text: string } | undefined {
+    const { addressLo, addressHi } = each;
+    const { bare, kvm, entries } = this;
+    const { log } = bare;
+    let followed = false;
+    for (let i = 0; i < log.count; i++) {
+      const row = log.op(i);
+      if ((row & OBS_KIND_MASK) !== Obs.ENTRY_WRITE) continue;
+      const lo = log.rows[i * ROW + ROW_ADDRESS_LO]!;
+      const hi = log.rows[i * ROW + ROW_ADDRESS_HI]!;
+      const want = bare.readEntry(row, lo, hi);
+      const have = kvm.readEntry(row, lo, hi);
+      if (want[0] === have[0] && want[1] === have[1]) continue;
+      const entry = { row, addressLo: lo, addressHi: hi, want, whose: 'on a bare processor' };
+      const difference = entries.compare(entry, addressLo | 0, addressHi | 0);
+      const unset = { addressLo: lo, addressHi: hi, bits: want[0] ^ have[0] };
+      if (difference !== undefined && !this.mayBeApart(each, unset, (want[0] & ~have[0]) !== 0))
+        return { shape: 'accessed and dirty bits', text: difference.cause };
+      followed = true;
+      this.takeOver(lo & ~7, hi, -1);
+    }
+    return this.followLog(followed);
+  }
+
+  /** Whether what is cached explains the bits: those that KVM `lacks`, or those that it has in excess. */
+  private mayBeApart({ op, addressLo, addressHi }: ProgramStep, bits: UnsetBits, lacks: boolean): boolean {
+    const { explanations, seen } = this;
+    const [lo, hi] = [addressLo | 0, addressHi | 0];
+    return lacks ? explanations.avoids(op, lo, hi, seen, bits) : explanations.touches(op, lo, hi, seen, bits);
+  }
+
+  /** The same after a step that lawfully ended otherwise: A and D bits of all tables may be apart. */
+  private followOther(): { shape: string; text: string } | undefined {
+    for (const { frames, entryBytes, accessedDirty } of this.tables) {
+      for (const frame of frames) {
+        for (let offset = 0; offset < PAGE; offset += 8)
+          this.takeOver(frame * PAGE + offset, 0, accessedDirty, entryBytes);
+      }
+    }
+    return this.followLog(true);
+  }
+
+  /** Takes over the word if it differs in these bits only. */
+  private takeOver(lo: number, hi: number, bits: number, entryBytes = 4): void {
+    const { bare, kvm } = this;
+    const want = bare.readEntry(Obs.ENTRY_AFTER, lo, hi);
+    const have = kvm.readEntry(Obs.ENTRY_AFTER, lo, hi);
+    const differs = ((want[0] ^ have[0]) & ~bits) !== 0 || ((want[1] ^ have[1]) & ~(entryBytes === 4 ? bits : 0)) !== 0;
+    if (!differs) bare.memory.exchange(lo | 0, hi, have[0], have[1]);
+  }
+
+  /** What has been logged lies apart only where dirty bits do. */
+  private followLog(apart: boolean): { shape: string; text: string } | undefined {
+    const { bare, kvm } = this;
+    const want = bare.register(Reg.PML_INDEX);
+    const have = kvm.registers[2 * Reg.PML_INDEX]!;
+    if (want === have) return undefined;
+    if (!apart) {
+      const text = `the log's index is 0x${have.toString(16)} under KVM, 0x${want.toString(16)} on a bare processor`;
+      return { shape: 'page-modification log', text };
+    }
+    bare.setRegister(Reg.PML_INDEX, have, 0);
+    return undefined;
+  }
+
   /** A write to a slot with a dirty log must be in it. What PML logs is the hardware's business, which does not keep it. */
   private unlogged({ op }: ProgramStep, { lo, hi }: GuestOutcome): { shape: string; text: string } | undefined {
     const type = (op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK;
@@ -236,11 +326,11 @@ class Differential {
   }
 
   /**
-   * Whether the page fault has dropped what could translate its address. One that KVM injects does so under shadow
-   * paging, and only if the page is present and no reserved bit is set (facts/kvm-mmu.md §8.4).
+   * Whether the page fault has dropped what could translate its address. One that KVM injects does so only if the page
+   * is present and no reserved bit is set (facts/kvm-mmu.md §8.4).
    */
   private dropsStale({ op }: ProgramStep): boolean {
-    if (this.config.tdp) return (op & ACCESS_SOFTWARE) === 0;
+    if (this.config.tdp && (op & ACCESS_SOFTWARE) === 0) return true;
     return (this.seen.valueLo & (PFERR_P | PFERR_RSVD)) === PFERR_P;
   }
 
@@ -281,6 +371,40 @@ class Differential {
     return false;
   }
 
+  /** L2's table of PDPTEs was reached by what EPT said earlier, which KVM may have kept (SDM vol. 3C 29.4.3). */
+  private reachedBefore(): boolean {
+    const { bare } = this;
+    const { log, history } = bare;
+    bare.probeGpa(0, bare.register(Reg.CR3) & ~0x1f, 0);
+    for (let i = 0; i < log.count; i++) {
+      if ((log.op(i) & OBS_KIND_MASK) !== Obs.ELEMENT) continue;
+      const at = i * ROW;
+      if (history.earlier(log.rows[at + ROW_ADDRESS_LO]!, log.rows[at + ROW_ADDRESS_HI]!).length > 0) return true;
+    }
+    return false;
+  }
+
+  /** Under NPT KVM's processor reads PDPTEs from memory, the bare one has others in its registers (legal difference 10). */
+  private readsOtherPdptes(): boolean {
+    const { bare, config } = this;
+    const pae = bare.cpuWalk.rootLevel === 3 && !bare.cpuWalk.pdptesInMemory;
+    if (!config.tdp || config.vendor !== 'amd' || !pae) return false;
+    const table = bare.register(Reg.CR3) & ~0x1f;
+    return [0, 1, 2, 3].some((index) => {
+      const [lo, hi] = bare.readEntry(Obs.ENTRY_AFTER, table + 8 * index, 0);
+      const at = 2 * (Reg.PDPTE0 + index);
+      return bare.registers[at] !== lo || bare.registers[at + 1] !== hi;
+    });
+  }
+
+  /** The write is refused because of PDPTEs, nothing else, which under NPT nobody reads for it (APM vol. 2 15.25.10). */
+  private readsPdptesLater(): boolean {
+    const { config, expected } = this;
+    return (
+      config.tdp && config.vendor === 'amd' && expected.kind === Obs.EXCEPTION && expected.number === GENERAL_PROTECTION
+    );
+  }
+
   /** After a register write: refused by both or neither, and with the same result. */
   private afterWrite(): { shape: string; text: string } | undefined {
     const { bare, kvm, seen, expected } = this;
@@ -288,6 +412,23 @@ class Differential {
     seen.ofLog(kvm.log);
     if (expected.kind !== Obs.NONE || seen.kind !== Obs.NONE) {
       if (expected.kind === seen.kind && expected.number === seen.number) return undefined;
+      if (seen.kind === Obs.NONE && this.readsPdptesLater()) {
+        this.tally.count('pdptes-on-demand');
+        this.parted = true;
+        return undefined;
+      }
+      // PDPTEs are read: the flags that found no room in the log are accessed ones, which KVM does not log.
+      if (expected.kind === Obs.PML_FULL && !isExit(seen)) {
+        this.tally.count('accessed-set-with-full-log');
+        this.parted = true;
+        return undefined;
+      }
+      if (isExit(expected) && seen.kind === Obs.NONE && this.reachedBefore()) {
+        // One has the new registers, the other has not: there is nothing more to compare.
+        this.tally.count('stale');
+        this.parted = true;
+        return undefined;
+      }
       return { shape: 'write refused', text: `bare: ${expected.text}, KVM: ${seen.text}` };
     }
     for (const register of COMPARED) {

@@ -228,7 +228,7 @@ const secondClears: NestedMove = (random, world) => {
     return storeSecond(world, { table, index, value }, value);
   });
   const cleared = step(StepKind.CLEAR_PAGE, addressOf(table.frame));
-  return [cleared, ...secondInvalidation(random, world), ...refill];
+  return [cleared, ...refill, ...secondInvalidation(random, world)];
 };
 
 /** What L1 does when L2 has met a missing or a wrong entry: makes it right. */

@@ -91,9 +91,7 @@ export function makeNestedScene(random: Random, { nested, vendor, paging, title 
   const keys = l1.keys && ROOT_LEVEL[l2Paging] >= 4;
   const l2 = l2Of(random, l1, header, { paging: l2Paging, keys, second: nested !== 'none' });
   const second =
-    nested === 'none'
-      ? null
-      : secondOf(random, l1, l2, { ept: nested === 'ept', ad, mbec, logged: pml, executeOnly, maxphyaddr });
+    nested === 'none' ? null : secondOf(random, l1, l2, { ept: nested === 'ept', ad, mbec, executeOnly, maxphyaddr });
   const l2Homes = [...l2.tables.map(({ frame }) => frame), ...l2.dataFrames].map((frame) => frame + l2.home);
   const l1Frames = [...l2Homes, ...(second?.tables.map(({ frame }) => frame) ?? [])];
   const controls = intel
@@ -216,7 +214,6 @@ interface SecondChoices {
   readonly ept: boolean;
   readonly ad: boolean;
   readonly mbec: boolean;
-  readonly logged: boolean;
   readonly executeOnly: boolean;
   readonly maxphyaddr: number;
 }

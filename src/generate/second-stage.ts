@@ -29,11 +29,6 @@ export interface SecondStage {
   /** EPT: A and D bits, mode-based execute control, execute-only entries. */
   readonly ad: boolean;
   readonly mbec: boolean;
-  /**
-   * Modified pages are logged. Entries then are accessed from the beginning: a processor needs room in the log to set A,
-   * KVM only to set D (facts/kvm-mmu.md §7.3).
-   */
-  readonly logged: boolean;
   readonly executeOnly: boolean;
   readonly maxphyaddr: number;
 }
@@ -124,7 +119,7 @@ export function soundEntry(random: Random, second: SecondStage, table: SecondTab
   if (table.level === PAE_ROOT && second.rootLevel === PAE_ROOT) return { lo: (lo | READ) >>> 0, hi };
   const leafType = table.level === 1 ? MEMORY_WB : 0;
   const bits = second.ept
-    ? READ | WRITE | EXECUTE | (second.mbec ? EXECUTE_USER : 0) | leafType | (second.logged ? EPT_ACCESSED : 0)
+    ? READ | WRITE | EXECUTE | (second.mbec ? EXECUTE_USER : 0) | leafType
     : READ | WRITE | X86_USER | (random.chance(0.5) ? X86_ACCESSED : 0);
   return { lo: (lo | bits) >>> 0, hi };
 }
@@ -167,7 +162,7 @@ export function changedSecond(
       return { lo: (ept ? lo & ~(READ | WRITE | EXECUTE | EXECUTE_USER) : lo ^ READ) >>> 0, hi };
     case 'accessed':
       return {
-        lo: (lo & ~(random.chance(0.5) && !second.logged ? accessedDirty : ept ? EPT_DIRTY : X86_DIRTY)) >>> 0,
+        lo: (lo & ~(random.chance(0.5) ? accessedDirty : ept ? EPT_DIRTY : X86_DIRTY)) >>> 0,
         hi,
       };
     case 'target':
@@ -241,7 +236,7 @@ function eptBits(random: Random, second: SecondStage, leaf: boolean, tables: boo
   ]);
   if (second.mbec && random.chance(tables ? 0.95 : 0.7)) bits |= EXECUTE_USER;
   if (leaf) bits |= random.chance(0.985) ? (random.chance(0.9) ? MEMORY_WB : 0) : random.pick(MEMORY_RESERVED);
-  if (second.logged || random.chance(0.5)) bits |= EPT_ACCESSED;
+  if (random.chance(0.5)) bits |= EPT_ACCESSED;
   if (leaf && random.chance(0.4)) bits |= EPT_DIRTY;
   if (random.chance(0.05)) bits |= IGNORED;
   return bits;

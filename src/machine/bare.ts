@@ -10,12 +10,13 @@ import {
   Dim,
   OBS_EXCEPTION_EXITS,
   OBS_FOUR_BYTES,
+  OBS_KIND_MASK,
   OBS_NOT_MODELLED_SHIFT,
   OBS_PAGE_SHIFT_SHIFT,
   OBS_VECTOR_SHIFT,
   Obs,
 } from '../formats/observation.ts';
-import { CR4_LA57, EFER_LMA, REGISTER_COUNT, Reg } from '../formats/registers.ts';
+import { CR4_LA57, EFER_LMA, GuestMode, REGISTER_COUNT, Reg } from '../formats/registers.ts';
 import {
   ACCESS_OF_TABLE,
   ACCESS_SOFTWARE,
@@ -38,6 +39,8 @@ import {
   NO_LINEAR,
   OF_TABLE,
   PERMISSION_BITS,
+  PFEC_P,
+  PFEC_RSVD,
   SHADOW_STACK,
   USER,
   WRITE,
@@ -45,14 +48,14 @@ import {
 import { configureWalks, type PagingFeatures } from '../paging/configure.ts';
 import { Check, PageWalk, Walk } from '../paging/page-walk.ts';
 import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE } from '../paging/permissions.ts';
-import { RowLog } from '../paging/row-log.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_OP, ROW_VALUE_HI, ROW_VALUE_LO, RowLog } from '../paging/row-log.ts';
 import { secondStage, walkX86 } from '../paging/walk-x86.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import type { Stimulus } from '../trace/stimulus.ts';
 import { accessBits } from './access-bits.ts';
 import { Contexts } from './context.ts';
 import { pagingFeatures } from './features.ts';
-import { History } from './history.ts';
+import { type EarlierRoot, History } from './history.ts';
 import { interceptsException } from './intercepted.ts';
 import { invalidate, nestedTransition, writeRegister } from './invalidate.ts';
 import type { Machine } from './machine.ts';
@@ -78,6 +81,14 @@ const TRANSLATED_ROW = Obs.TRANSLATED;
 const ROW_PAGE_SHIFT = OBS_PAGE_SHIFT_SHIFT;
 const KIND_MASK = STEP_KIND_MASK;
 
+/** What a probe has to put back. */
+interface Trial {
+  readonly index: number;
+  readonly logPage: Int32Array;
+  readonly watcher: Memory['watcher'];
+}
+
+const PAGE_WORDS = 1024;
 const LEAF_DIRTY = 1 << 6;
 const LEAF_GLOBAL = 1 << 8;
 const CR4_PGE = 1 << 7;
@@ -110,6 +121,8 @@ export class BareMachine implements Machine {
   servedByTlb = false;
   /** Bits 8:7 of the last EPT violation's qualification. */
   lastLinearBits = QUAL_LINEAR_BITS;
+  /** A fetch by software that fails is reported as it would be of the processor, and not as #UD. */
+  reportsFailedFetches = false;
   /** How the last walk ended, a `Walk` status. */
   private status: number = Walk.OK;
   private readonly adAfterTranslation: boolean;
@@ -159,7 +172,7 @@ export class BareMachine implements Machine {
         this.memory.setPage(addressLo, addressHi & 0xf_ffff, null);
         break;
       case StepKind.REGISTER_SET:
-        this.setRegister((op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK, operandLo, operandHi);
+        this.give((op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK, operandLo, operandHi);
         break;
       case StepKind.REGISTER_WRITE:
         writeRegister(this, op, operandLo, operandHi);
@@ -203,6 +216,25 @@ export class BareMachine implements Machine {
     this.stale = true;
   }
 
+  /** A REGISTER_SET step. */
+  private give(register: number, lo: number, hi: number): void {
+    const enters = register === Reg.GUEST_MODE && this.register(Reg.GUEST_MODE) === GuestMode.NONE;
+    if (enters && lo !== GuestMode.NONE) {
+      // A guest's registers follow: what its hypervisor has now it may come back without.
+      this.configure();
+      this.history.rootChanges(this.root());
+    }
+    this.setRegister(register, lo, hi);
+  }
+
+  /** The root in force, as `configure` has seen it. */
+  root(): Omit<EarlierRoot, 'until'> {
+    const { registers, contexts } = this;
+    const { asid, ep4ta } = contexts;
+    const pdptes = registers.slice(2 * Reg.PDPTE0, 2 * Reg.PDPTE0 + 8);
+    return { asid, ep4ta, lo: registers[2 * Reg.CR3]!, hi: registers[2 * Reg.CR3 + 1]!, pdptes };
+  }
+
   setRegister(register: number, lo: number, hi: number): void {
     this.registers[2 * register] = lo;
     this.registers[2 * register + 1] = hi;
@@ -234,11 +266,7 @@ export class BareMachine implements Machine {
       this.tlb.clear();
       this.vcpus.forgetTranslations();
     }
-    if (this.eptWalk.modificationLog !== null) {
-      this.memory.pageOf(
-        (this.registers[2 * Reg.PML_ADDRESS + 1]! & 0xf_ffff) * 0x10_0000 + (this.register(Reg.PML_ADDRESS) >>> 12),
-      );
-    }
+    if (this.eptWalk.modificationLog !== null) this.logAt();
     this.unmodelled = unmodelledFeature(this.registers, this.tdpWalk);
     if (this.unmodelled !== 0) this.tlb.clear();
   }
@@ -331,11 +359,13 @@ export class BareMachine implements Machine {
     }
     cpuWalk.software = (op & ACCESS_SOFTWARE) !== 0;
     if (cpuWalk.software) {
-      this.status = softwareAccess(this, lo, hi, access);
+      this.softwareMiss(lo, hi, access);
       return;
     }
     cpuWalk.adAfterTranslation = this.adAfterTranslation;
-    this.status = walkX86(cpuWalk, lo, hi, access);
+    const trial = this.trialOf(access);
+    this.status = walkX86(cpuWalk, lo, hi, trial === null ? access : access & ~NO_AD);
+    if (trial !== null) this.takeBack(trial);
     const { status } = this;
     if (status === Walk.OK) {
       this.pushTranslated(cpuWalk, cpuWalk.pageShift);
@@ -346,6 +376,57 @@ export class BareMachine implements Machine {
     } else {
       this.pushSecondStageFault(lo, hi);
     }
+  }
+
+  private softwareMiss(lo: number, hi: number, access: number): void {
+    const { cpuWalk } = this;
+    const trial = this.trialOf(access);
+    this.status = softwareAccess(this, lo, hi, trial === null ? access : access & ~NO_AD);
+    if (trial !== null) this.takeBack(trial);
+    // Who injects the fault drops what could translate the address (facts/kvm-mmu.md §5.6), if that was it.
+    if (this.status !== Walk.PAGE_FAULT || (access & (NO_AD | FETCH)) !== 0) return;
+    if ((cpuWalk.errorCode & (PFEC_P | PFEC_RSVD)) === PFEC_P) this.forgetFaulting(lo, hi);
+  }
+
+  /**
+   * With a page-modification log it depends on how many flags an access sets whether that becomes full: a probe sets
+   * them, and takes them back. Null: not such a probe.
+   */
+  private trialOf(access: number): Trial | null {
+    if ((access & NO_AD) === 0 || this.tdpWalk?.ept !== true || this.tdpWalk.modificationLog === null) return null;
+    const { memory, registers } = this;
+    const trial = {
+      index: registers[2 * Reg.PML_INDEX]!,
+      logPage: memory.words.slice(this.logAt(), this.logAt() + PAGE_WORDS),
+      watcher: memory.watcher,
+    };
+    memory.watcher = null;
+    return trial;
+  }
+
+  private takeBack({ index, logPage, watcher }: Trial): void {
+    const { memory, log } = this;
+    const { rows } = log;
+    for (let at = (log.count - 1) * ROW; at >= 0; at -= ROW) {
+      const op = rows[at + ROW_OP]!;
+      if ((op & OBS_KIND_MASK) !== Obs.ELEMENT) continue;
+      const size = (op & OBS_FOUR_BYTES) !== 0 ? 4 : 8;
+      const [addressLo, addressHi] = [rows[at + ROW_ADDRESS_LO]!, rows[at + ROW_ADDRESS_HI]!];
+      // Nobody has written a page that reads as zeros: it was not written now, either.
+      if (memory.pageIndex(addressLo, addressHi) === 0) continue;
+      memory.store(addressLo, addressHi, rows[at + ROW_VALUE_LO]!, rows[at + ROW_VALUE_HI]!, size);
+    }
+    memory.words.set(logPage, this.logAt());
+    this.registers[2 * Reg.PML_INDEX] = index;
+    memory.watcher = watcher;
+  }
+
+  /** Index in `memory.words` of the page-modification log. */
+  private logAt(): number {
+    const { registers } = this;
+    return this.memory.pageOf(
+      (registers[2 * Reg.PML_ADDRESS + 1]! & 0xf_ffff) * 0x10_0000 + (registers[2 * Reg.PML_ADDRESS]! >>> 12),
+    );
   }
 
   pushTranslated(

@@ -49,6 +49,9 @@ export interface InvalidationScope {
 
 /** A root of the guest's tables that was in force before: global translations outlive it, others with its PCID. */
 export interface EarlierRoot {
+  /** VPID or ASID, and EP4TA: what translations made with it are tagged with. */
+  readonly asid: number;
+  readonly ep4ta: number;
   /** CR3. */
   readonly lo: number;
   readonly hi: number;
@@ -192,13 +195,11 @@ export class History implements MemoryWatcher {
     cached.invalidations.push({ scope, step: this.now });
   }
 
-  /** The guest's root is replaced, or its PDPTE registers are (copied). The oldest of many roots is forgotten. */
-  rootChanges(lo: number, hi: number, pdptes: Uint32Array): void {
+  /** The guest's root is replaced, or its PDPTE registers are. The oldest of many roots is forgotten. */
+  rootChanges(root: Omit<EarlierRoot, 'until'>): void {
     const { cached } = this;
-    const others = cached.earlierRoots.filter(
-      (each) => each.lo !== lo || each.hi !== hi || each.pdptes.some((word, i) => word !== pdptes[i]),
-    );
-    cached.earlierRoots = [{ lo, hi, pdptes: pdptes.slice(), until: this.now }, ...others.slice(0, MAXIMUM_ROOTS - 1)];
+    const others = cached.earlierRoots.filter((each) => !isSameRoot(each, root));
+    cached.earlierRoots = [{ ...root, until: this.now }, ...others.slice(0, MAXIMUM_ROOTS - 1)];
   }
 
   roots(): readonly EarlierRoot[] {
@@ -224,6 +225,11 @@ export class History implements MemoryWatcher {
   firstRemoval(from: number, entry: CachedEntry): number | undefined {
     return this.cached.invalidations.find((each) => each.step >= from && removes(each.scope, entry))?.step;
   }
+}
+
+function isSameRoot(a: Omit<EarlierRoot, 'until'>, b: Omit<EarlierRoot, 'until'>): boolean {
+  if (a.lo !== b.lo || a.hi !== b.hi || a.asid !== b.asid || a.ep4ta !== b.ep4ta) return false;
+  return a.pdptes.every((word, i) => word === b.pdptes[i]);
 }
 
 /** An 8-byte word's number, exact as a double. */

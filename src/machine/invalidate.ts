@@ -29,8 +29,10 @@ import {
   NESTED_TLB_CONTROL_MASK,
   NESTED_TLB_CONTROL_SHIFT,
   REGISTER_WRITE_TASK_SWITCH,
+  STEP_KIND_MASK,
   STEP_REGISTER_MASK,
   STEP_REGISTER_SHIFT,
+  StepKind,
 } from '../formats/step.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { BareMachine } from './bare.ts';
@@ -91,10 +93,10 @@ function writeCr0(machine: BareMachine, value: number): void {
 function writeCr3(machine: BareMachine, lo: number, hi: number, taskSwitch: boolean): void {
   const pcide = (machine.register(Reg.CR4) & CR4_PCIDE) !== 0;
   const keep = pcide && hi >>> 31 !== 0 && !taskSwitch;
-  const old = machine.registers.slice(2 * Reg.CR3, 2 * Reg.CR3 + 2);
-  const oldPdptes = machine.registers.slice(2 * Reg.PDPTE0, 2 * Reg.PDPTE0 + 8);
+  machine.configure();
+  const root = machine.root();
   if (legacyPaging(machine) && (machine.register(Reg.CR4) & CR4_PAE) !== 0 && !reloadPdptes(machine, lo)) return;
-  machine.history.rootChanges(old[0]!, old[1]!, oldPdptes);
+  machine.history.rootChanges(root);
   machine.setRegister(Reg.CR3, lo, pcide ? (hi & 0x7fff_ffff) >>> 0 : hi);
   machine.configure();
   if (keep) return;
@@ -233,6 +235,8 @@ function invvpidScope(type: number, vpid: number, lo: number, hi: number): Inval
 export function nestedTransition(machine: BareMachine, op: number): void {
   machine.configure();
   const { tlb, history, contexts } = machine;
+  // What the guest's guest goes on with may be another root, also after an exit and entry at once.
+  if ((op & STEP_KIND_MASK) === StepKind.NESTED_EXIT) history.rootChanges(machine.root());
   if ((op & NESTED_SVM) === 0) {
     // Without VPIDs guest and host share VPID 0, which transitions invalidate (SDM vol. 3C 29.4.3.1).
     if (contexts.asid !== 0) return;

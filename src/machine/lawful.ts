@@ -17,7 +17,7 @@ import {
   Obs,
 } from '../formats/observation.ts';
 import { CR4_PGE, CR4_PSE, Reg } from '../formats/registers.ts';
-import { Check } from '../paging/page-walk.ts';
+import { Check, Stage } from '../paging/page-walk.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { BareMachine } from './bare.ts';
 import type { CachedEntry, EarlierRoot } from './history.ts';
@@ -32,6 +32,7 @@ export type Lawful =
   | { readonly kind: 'invalidated'; readonly invalidatedAt: number; readonly level: number }
   | { readonly kind: 'undetermined'; readonly why: string };
 
+const STAGES = [Stage.FINAL, Stage.WRITE_BACK] as const;
 const LEAF_GLOBAL = 1 << 8;
 const ACCESSED = 1 << 5;
 const ENTRY_PS = 1 << 7;
@@ -96,7 +97,12 @@ export class LawfulOutcomes {
     this.late = undefined;
     const question = { op, lo, hi, wanted, depth: Number.POSITIVE_INFINITY };
     const allowed = this.search(question, [], 0);
-    if (allowed === 'too many') return { kind: 'undetermined', why: 'too many mixtures of earlier values' };
+    if (allowed === 'too many') {
+      this.walks = 0;
+      // Earlier roots by themselves are soon tried.
+      const byRoot = this.searchEarlierRoots({ ...question, depth: 0 });
+      return byRoot ?? { kind: 'undetermined', why: 'too many mixtures of earlier values' };
+    }
     if (allowed !== undefined) {
       const last = allowed[allowed.length - 1]!;
       return { kind: 'allowed', level: last.read.level, replacedAt: last.replacedAt };
@@ -122,7 +128,9 @@ export class LawfulOutcomes {
     const now = registers.slice();
     const { pcid } = machine.contexts;
     try {
+      const { asid, ep4ta } = machine.contexts;
       for (const root of history.roots()) {
+        if (root.asid !== asid || root.ep4ta !== ep4ta) continue;
         this.useRoot(root.lo, root.hi, root.pdptes);
         const samePcid = machine.contexts.pcid === pcid;
         const allowed = this.search({ ...question, root }, [], 0);
@@ -157,8 +165,10 @@ export class LawfulOutcomes {
     const { op, lo, hi, wanted, depth, root } = question;
     if (++this.walks > MAXIMUM_WALKS) return 'too many';
     const { reads, lawful } = this.walkWith(chosen, op, lo, hi);
-    if (lawful && (chosen.length > 0 || root !== undefined) && wanted()) {
-      const lifetime = this.lifetimeOf(reads, chosen, lo, hi, root);
+    const mixed = chosen.length > 0 || root !== undefined;
+    const found = lawful && mixed && wanted() ? reads : this.readsOfOtherStages(question, chosen);
+    if (found !== undefined) {
+      const lifetime = this.lifetimeOf(found, chosen, lo, hi, root);
       if (lifetime === 'alive') return chosen;
       // The simplest explanation that came too late makes the better report.
       if (lifetime !== 'never' && chosen.length > 0 && (this.late === undefined || chosen.length < this.lateSize)) {
@@ -172,9 +182,25 @@ export class LawfulOutcomes {
       for (const alternative of this.alternatives(reads[i]!)) {
         if (chosen.some((each) => sameEntry(each.read, alternative.read))) continue;
         if (depth > 2 && this.isGone(alternative, lo, hi)) continue;
-        const found = this.search(question, [...chosen, alternative], i + 1);
-        if (found !== undefined) return found;
+        const deeper = this.search(question, [...chosen, alternative], i + 1);
+        if (deeper !== undefined) return deeper;
       }
+    }
+    return undefined;
+  }
+
+  /**
+   * Within one walk the second stage may translate an address more than once: what served the one may be gone for the
+   * other. Entries read so where that gives what is wanted.
+   */
+  private readsOfOtherStages(
+    { op, lo, hi, wanted }: Question,
+    chosen: readonly Alternative[],
+  ): readonly Read[] | undefined {
+    if (!chosen.some(({ read }) => read.secondStage)) return undefined;
+    for (const stage of STAGES) {
+      const { reads, lawful } = this.walkWith(chosen, op, lo, hi, stage);
+      if (lawful && wanted()) return reads;
     }
     return undefined;
   }
@@ -208,7 +234,9 @@ export class LawfulOutcomes {
     root: EarlierRoot | undefined,
   ): Lifetime {
     const { history } = this.machine;
-    const leaf = reads.findLast((each) => !each.secondStage) ?? reads[reads.length - 1]!;
+    const leaf = reads.findLast((each) => !each.secondStage) ?? reads[reads.length - 1];
+    // A PDPTE register that is not present: nothing was read, and nothing cached.
+    if (leaf === undefined) return 'never';
     // The two stages have caches and invalidations of their own: their entries are not held against each other.
     let earliest = -1;
     for (const read of reads) {
@@ -250,27 +278,40 @@ export class LawfulOutcomes {
     return since;
   }
 
-  /** Walks with the chosen values in place. Not lawful: it ended at a chosen entry that could never be cached. */
+  /**
+   * Walks with the chosen values in place, those of the second stage only up to the `Stage` given as `until`. Not lawful:
+   * it ended at a chosen entry that could never be cached.
+   */
   private walkWith(
     chosen: readonly Alternative[],
     op: number,
     lo: number,
     hi: number,
+    until?: number,
   ): { reads: Read[]; lawful: boolean } {
     const { machine } = this;
-    const { memory } = machine;
+    const { memory, cpuWalk } = machine;
     const kept = chosen.map((each) => dress(memory, each));
-    machine.probe(op, lo, hi);
-    for (let i = chosen.length - 1; i >= 0; i--) {
-      const { addressLo, addressHi } = chosen[i]!.read;
-      memory.exchange(addressLo, addressHi, kept[i]!.lo, kept[i]!.hi);
+    const putBack = (all: boolean): void => {
+      for (let i = chosen.length - 1; i >= 0; i--) {
+        const { addressLo, addressHi, secondStage } = chosen[i]!.read;
+        if (all || secondStage) memory.exchange(addressLo, addressHi, kept[i]!.lo, kept[i]!.hi);
+      }
+    };
+    if (until !== undefined) {
+      cpuWalk.beforeStage = (stage) => {
+        if (stage === until) putBack(false);
+      };
     }
+    machine.probe(op, lo, hi);
+    cpuWalk.beforeStage = null;
+    putBack(true);
     const reads = this.readsOfLog();
     const failed = machine.failedWalk();
     let lawful = true;
     if (failed !== null && failed.faultCheck !== Check.PERMISSION) {
       const last = reads[reads.length - 1];
-      lawful = last === undefined || !chosen.some((each) => sameEntry(each.read, last));
+      lawful = last === undefined || !chosen.some((each) => sameEntry(each.read, last) && each.lo === last.valueLo);
     }
     return { reads, lawful };
   }
@@ -299,18 +340,36 @@ export class LawfulOutcomes {
   private alternatives(read: Read): Alternative[] {
     const { machine } = this;
     const ad = read.secondStage && machine.tdpWalk?.ept ? EPT_AD : X86_AD;
+    const decides = this.adDecides(read);
     const found: Alternative[] = [];
     for (const { lo, hi, since, replacedAt } of machine.history.earlier(read.addressLo, read.addressHi)) {
       const entryLo = read.upper ? hi : lo;
       const entryHi = read.fourBytes ? 0 : hi;
       // A processor caches no entry before it has set its accessed bit (SDM vol. 3A 4.10.2.3); EPT may have none.
-      if (ad === X86_AD && (entryLo & ACCESSED) === 0) continue;
-      // Accessed and dirty bits decide about no outcome: the latest of values that differ in nothing else will do.
-      const same = found.findIndex((each) => each.hi === entryHi && ((each.lo ^ entryLo) & ~ad) === 0);
+      if (ad === X86_AD && (entryLo & ACCESSED) === 0 && !this.isPdpte(read)) continue;
+      // What differs from the present value in bits that it lacks leaves no less to be set.
+      const lacks = decides && entryHi === (read.fourBytes ? 0 : read.valueHi) && (entryLo & ~read.valueLo) === 0;
+      if (lacks && ((entryLo ^ read.valueLo) & ~ad) === 0) continue;
+      // Mostly accessed and dirty bits decide about no outcome: the latest of values that differ in nothing else will do.
+      const same = found.findIndex((each) => each.hi === entryHi && ((each.lo ^ entryLo) & ~(decides ? 0 : ad)) === 0);
       if (same >= 0) found[same] = { ...found[same]!, since: Math.min(found[same]!.since, since) };
       else found.push({ read, lo: entryLo, hi: entryHi, since, replacedAt });
     }
     return found;
+  }
+
+  /** Bits that are still to be set may not find room in the page-modification log, or the entry not writable in EPT. */
+  private adDecides({ secondStage }: Read): boolean {
+    const second = this.machine.tdpWalk;
+    if (second?.ept !== true) return false;
+    return secondStage ? second.modificationLog !== null : !second.ad;
+  }
+
+  /** PAE's entries of level 3, which have no accessed bit. */
+  private isPdpte({ level, secondStage }: Read): boolean {
+    const { cpuWalk, tdpWalk } = this.machine;
+    const walk = secondStage ? tdpWalk : cpuWalk;
+    return level === 3 && walk?.rootLevel === 3 && !walk.ept;
   }
 
   /** An entry as invalidations see it: as the leaf of a translation in the TLB, or in a paging-structure cache. */

@@ -28,6 +28,8 @@ export interface KvmView {
   readonly invariantFindings: readonly { readonly step: number; readonly sentence: string }[];
   /** The recording says that the last access faulted, the machine let it through: its A and D bits are taken back. */
   takeBackAd(): void;
+  /** The recording says whether KVM itself gave L1 an exit in the last step, on which the NESTED_EXIT to come depends. */
+  takeReflected(reflected: boolean): void;
 }
 
 export interface Machine {

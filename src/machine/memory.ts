@@ -78,7 +78,8 @@ export class Memory implements PhysicalMemory {
 
   /** Frames that somebody wrote, in no particular order. */
   *frames(): Generator<number> {
-    for (let frame = 0; frame < NEAR_FRAMES; frame++) if (this.near[frame] !== ABSENT) yield frame;
+    const near = [...new Set(this.nearFrames)].sort((a, b) => a - b);
+    for (const frame of near) if (this.near[frame] !== ABSENT) yield frame;
     yield* this.far.keys();
   }
 

@@ -4,7 +4,8 @@
  *
  * - a read-modify-write is a read, whose A bits stay, and then a write; a fault of the read is reported as a write;
  * - guest page tables are read through EPT with write intent, and every translation needs read permission;
- * - an NPF is always one of the final address (bit 32), its address and that of EPT exits lose the offset in the page;
+ * - an NPF is always one of the final address (bit 32);
+ * - where the guest pages, the address of NPFs and of EPT exits loses the offset in the page;
  * - bits 8:7 of an EPT qualification are left over from the last violation that the processor itself raised;
  * - an instruction fetch that faults ends in #UD.
  */
@@ -34,7 +35,7 @@ export function softwareAccess(machine: BareMachine, lo: number, hi: number, acc
   if (status === Walk.OK) status = walkX86(cpuWalk, lo, hi, access);
   if (status === Walk.OK) {
     machine.pushTranslated(cpuWalk, cpuWalk.pageShift);
-  } else if ((access & FETCH) !== 0) {
+  } else if ((access & FETCH) !== 0 && !machine.reportsFailedFetches) {
     machine.pushException(UD, 0, 0, 0);
   } else if (status === Walk.PAGE_FAULT) {
     machine.pushException(PF, lo, hi, cpuWalk.errorCode | (rmw ? WRITE : 0));
@@ -45,9 +46,9 @@ export function softwareAccess(machine: BareMachine, lo: number, hi: number, acc
 }
 
 function secondStageFault(machine: BareMachine, rmw: boolean): void {
-  const { log } = machine;
+  const { log, cpuWalk } = machine;
   const second = machine.tdpWalk!;
-  const page = second.faultLo & ~0xfff;
+  const page = cpuWalk.rootLevel === 0 ? second.faultLo : second.faultLo & ~0xfff;
   if (second.faultCheck === Check.LOG_FULL) {
     log.push(Obs.PML_FULL, page, second.faultHi, 0, 0);
   } else if (second.dim === Dim.NPT) {

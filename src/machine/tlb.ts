@@ -158,6 +158,11 @@ export class Tlb {
   }
 
   /** Drops every translation of the page that the address is in, of whatever context; more than INVLPG asks for. */
+  /** A page of one context, and what is global in its space. Not for a TLB that has parts of pages (`fractured`). */
+  dropPageOf(lo: number, hi: number, context: number, space: number): void {
+    while (this.find(lo, hi, context, space)) this.foundClass.tag[this.foundIndex] = 0;
+  }
+
   dropPage(lo: number, hi: number): void {
     if (this.fractured) {
       this.clear();

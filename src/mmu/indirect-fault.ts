@@ -122,7 +122,9 @@ function fetch(mmu: Mmu, fault: Fault, access: number, support: FaultSupport): n
     if (profile !== '6.1' && fault.write && tableGfn === fault.gfn) fault.writeFaultToShadowPageTable = true;
     on = shadowWalk.next();
   }
-  if (!on) throw new Error('the tables end above the level that the guest maps at');
+  // A PDPTE of PAE's NPT12 that another vCPU has made since the root was loaded has no table in it: KVM warns and gives
+  // user space EFAULT; here the guest makes no progress.
+  if (!on) return RetPf.RETRY;
   adjustHugePage(pages, fault);
   pages.trace.spteRequested(fault.goalLevel, fault.gfn, requestedPfn(fault));
   return mapBelow(mmu, fault, access);

@@ -226,12 +226,12 @@ function writeLogged(
   write: boolean,
 ): number {
   const index = registers[2 * Reg.PML_INDEX]! & 0xffff;
-  if (index >= LOG_ENTRIES) {
+  const becomesDirty = write && (walk.leafLo & DIRTY) === 0;
+  if (index >= LOG_ENTRIES && (becomesDirty || !walk.logsDirtyOnly)) {
     setFault(walk, lo, hi, access);
     walk.qualificationValid = false;
     return walk.fault(Walk.LOG_FULL, leafLevel, Check.LOG_FULL);
   }
-  const becomesDirty = write && (walk.leafLo & DIRTY) === 0;
   writeAccessedDirty(walk, leafLevel, write);
   if (!becomesDirty) return OK;
   const at = (registers[2 * Reg.PML_ADDRESS]! & ~0xfff) | (index << 3);

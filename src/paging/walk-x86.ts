@@ -21,7 +21,7 @@ import {
   USER,
   WRITE,
 } from './access.ts';
-import { Check, entryOffset8, type PageWalk, Walk } from './page-walk.ts';
+import { Check, entryOffset8, type PageWalk, Stage, Walk } from './page-walk.ts';
 import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE } from './permissions.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_OP, ROW_VALUE_HI, ROW_VALUE_LO } from './row-log.ts';
 import { walkEpt } from './walk-ept.ts';
@@ -289,6 +289,7 @@ function translateFinal(
   access: number,
   rights: number,
 ): number {
+  if (walk.beforeStage !== null) walk.beforeStage(Stage.FINAL);
   const kept = access & KEPT_BITS;
   if (second.ept) {
     second.software = walk.software;
@@ -367,6 +368,7 @@ function checkWriteBack(
   rights: number,
 ): number {
   const { log, row } = walk;
+  walk.beforeStage?.(Stage.WRITE_BACK);
   for (let level = topLevel; level >= leafLevel; level--) {
     const set = adBits(level, leafLevel, access);
     if ((log.rows[row[level]! * ROW + ROW_VALUE_LO]! & set) === set) continue;

@@ -110,7 +110,8 @@ export class ReplayEngine {
     this.machine = machine;
     this.handler = handler;
     const seesEvents = ((header.observable >>> Obs.KVM_EVENT) & 1) !== 0;
-    this.events = machine.kvm !== null && seesEvents ? new EventComparison(machine.kvm, header) : null;
+    this.events =
+      machine.kvm !== null && seesEvents ? new EventComparison(machine.kvm, header, machine.registers) : null;
     this.isBelowEvents = seesEvents && this.events === null;
     this.toldEvents = this.events === null ? 0 : this.events.told.events;
     const completed = ((header.observable >>> Obs.COMPLETED) & 1) << Obs.TRANSLATED;

@@ -18,20 +18,33 @@ const TELLS_OF_TABLES: ReadonlySet<number> = new Set([
 const INTERRUPTION_OF_FAULT = 0x8000_0fff | 0;
 const INTERRUPTION_HAS_ERROR = 1 << 11;
 
-/** Whether the step's own operands hold the field. `step`: a `StepKind`. */
-export function isInput(event: number, field: KvmField, step: number): boolean {
+/** Exit reason of VMX: an exception, of which the qualification is CR2 (SDM vol. 3C 28.2.1). */
+const VMX_EXCEPTION = 0;
+
+/**
+ * Whether the stimulus holds the field: operands of the step, or registers that were given for it. `step`: a `StepKind`;
+ * `reason`: of NESTED_VMEXIT and NESTED_VMEXIT_INJECT, their exit reason or code.
+ */
+export function isInput(event: number, field: KvmField, step: number, reason: number): boolean {
   switch (event) {
     case KvmEvent.PAGE_FAULT:
       return step === StepKind.FAULT_EXIT;
-    case KvmEvent.NESTED_VMEXIT:
-      return step === StepKind.NESTED_EXIT || field.name !== 'exit_reason';
     case KvmEvent.NESTED_VMEXIT_INJECT:
-      return step === StepKind.NESTED_EXIT;
+      return step === StepKind.NESTED_EXIT || (step === StepKind.FAULT_EXIT && isFaultAddress(field, reason));
+    // What VMRUN or VM entry loads; why L2 has left, which the kind of the step says; what INVLPGA is about.
+    case KvmEvent.NESTED_VMENTER:
+    case KvmEvent.NESTED_INTERCEPTS:
+    case KvmEvent.NESTED_VMEXIT:
     case KvmEvent.INVLPGA:
       return true;
     default:
       return false;
   }
+}
+
+/** Of an exit to L1 because of a fault of the processor's: the address, as the processor told it. */
+function isFaultAddress(field: KvmField, reason: number): boolean {
+  return field.name === 'exit_info2' || (field.name === 'exit_info1' && reason === VMX_EXCEPTION);
 }
 
 /** Whether the field is an error code or the like, of which some bits are the machine's own finding. */

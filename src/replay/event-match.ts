@@ -159,7 +159,8 @@ export class EventMatcher {
   }
 
   private plainCounter(event: number, field: KvmField, learned: boolean): number {
-    if (isInput(event, field, this.step) || this.bitsCompared(event, field) === 0) return FieldCounter.INPUT;
+    if (isInput(event, field, this.step, this.exitReason(event)) || this.bitsCompared(event, field) === 0)
+      return FieldCounter.INPUT;
     if (this.told === 'anything') return FieldCounter.LEARNED;
     if (this.concluded && CONCLUDED_FROM[event]?.includes(field.name) === true) return FieldCounter.INPUT;
     if (event !== KvmEvent.PAGING_ELEMENT || field.name !== 'pte') return FieldCounter.PREDICTED;
@@ -229,9 +230,10 @@ export class EventMatcher {
     return this.names.pageFits(replayed, recorded, this.mappingLevel(event, field));
   }
 
-  /** A VM exit's reason; 0 for other events. */
+  /** A VM exit's reason or code; 0 for other events. */
   private exitReason(event: number): number {
-    return event === KvmEvent.NESTED_VMEXIT ? this.recorded[SCRATCH_ROW]! : 0;
+    const isExit = event === KvmEvent.NESTED_VMEXIT || event === KvmEvent.NESTED_VMEXIT_INJECT;
+    return isExit ? this.recorded[SCRATCH_ROW]! : 0;
   }
 
   private bitsCompared(event: number, field: KvmField): number {

@@ -79,11 +79,12 @@ export class EventComparison {
   /** Table uses of the step that have been taken note of. */
   private used = 0;
 
-  constructor(view: KvmView, header: TraceHeader) {
+  /** `registers`: the machine's. */
+  constructor(view: KvmView, header: TraceHeader, registers: Uint32Array) {
     this.view = view;
     this.told = eventsTold(header);
     this.unknown = new Set(header.unknown ?? []);
-    this.knownEntries = this.unknown.size > 0 && view.config.tdpMmu ? new KnownEntries() : null;
+    this.knownEntries = this.unknown.size > 0 && view.config.tdpMmu ? new KnownEntries(registers) : null;
     this.matcher = new EventMatcher(this.names, this.counters, this.told.roleBits, view.config.vendor);
   }
 

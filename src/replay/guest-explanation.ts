@@ -7,19 +7,38 @@
  * which translations go only when the guest on KVM gave a reason for it.
  */
 
+import type { Word64 } from '../bits/word64.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
-import { OBS_KIND_MASK, Obs } from '../formats/observation.ts';
-import { REGISTER_COUNT } from '../formats/registers.ts';
+import {
+  Dim,
+  OBS_DIM_MASK,
+  OBS_DIM_SHIFT,
+  OBS_FOUR_BYTES,
+  OBS_KIND_MASK,
+  OBS_LEVEL_MASK,
+  OBS_LEVEL_SHIFT,
+  Obs,
+  obsMask,
+} from '../formats/observation.ts';
+import { REGISTER_COUNT, Reg } from '../formats/registers.ts';
 import { ACCESS_SOFTWARE } from '../formats/step.ts';
 import { BareMachine } from '../machine/bare.ts';
 import type { History } from '../machine/history.ts';
 import { LawfulOutcomes } from '../machine/lawful.ts';
 import { OF_TABLE } from '../paging/access.ts';
-import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO } from '../paging/row-log.ts';
+import { frameOf } from '../paging/guest-memory.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { GuestOutcome } from './guest-outcome.ts';
 import { reportByKvm } from './kvm-exit-report.ts';
 import { type GuestView, LEGAL_DIFFERENCES, type LegalDifference } from './legal-differences.ts';
+
+const ENTRY_PS = 1 << 7;
+/** Pages that one walk of L2's tables may log: its tables and what it leads to. */
+const MAXIMUM_LOGGED = 6;
+const EXITINFO_FINAL = 1;
+const EXITINFO_TABLE = 2;
+const EXITS = obsMask(Obs.EPT_VIOLATION, Obs.EPT_MISCONFIG, Obs.NPF, Obs.PML_FULL);
 
 export type GuestExplanation =
   /** What the tables say. */
@@ -31,19 +50,63 @@ export type GuestExplanation =
   /** Unexplained; `invalidatedAt`: what would have explained it was invalidated at that step. */
   | { readonly kind: 'none'; readonly invalidatedAt?: number };
 
+/** Accessed and dirty bits of an entry, at a physical address, that an access did not set. */
+export interface UnsetBits {
+  readonly addressLo: number;
+  readonly addressHi: number;
+  readonly bits: number;
+}
+
 export class GuestExplanations {
   private readonly bare: BareMachine;
   private readonly config: KvmConfig;
   private readonly twin: BareMachine;
   private readonly lawful: LawfulOutcomes;
   private readonly outcome = new GuestOutcome();
+  private readonly isBacked: (frame: number) => boolean;
+  /** Frames of EPT12 and NPT12. */
+  private readonly secondStageTables = new Set<number>();
+  /** PML_INDEX before the step. */
+  private logIndex = 0;
+  /** Entries that the processor's own walk has read, where KVM's emulator made the access after it. */
+  private readonly readBefore: { readonly row: number; readonly addressLo: number; readonly addressHi: number }[] = [];
+  /** Address of the access. */
+  private lo = 0;
+  private hi = 0;
 
-  /** `history`: what the guest on KVM may still have cached. Becomes the watcher of the bare machine's memory. */
-  constructor(header: TraceHeader, config: KvmConfig, bare: BareMachine, history: History) {
+  /**
+   * `history`: what the guest on KVM may still have cached. `isBacked`: whether a frame of the guest's memory has a slot that
+   * can be written to.
+   * Becomes the watcher of the bare machine's memory.
+   */
+  constructor(
+    header: TraceHeader,
+    config: KvmConfig,
+    bare: BareMachine,
+    history: History,
+    isBacked: (frame: number) => boolean,
+  ) {
+    this.isBacked = isBacked;
     this.bare = bare;
     this.config = config;
     this.twin = new BareMachine(header, bare.memory, history);
     this.lawful = new LawfulOutcomes(this.twin);
+  }
+
+  /** The bare machine is about to make the step. */
+  begin(): void {
+    this.logIndex = this.bare.register(Reg.PML_INDEX);
+    if (this.bare.tdpWalk !== null) this.noteTables();
+  }
+
+  /** The last step's log has rows of tables that KVM has to shadow. */
+  private noteTables(): void {
+    const { log } = this.bare;
+    for (let at = 0; at < log.count * ROW; at += ROW) {
+      const row = log.rows[at]!;
+      if ((row & OBS_KIND_MASK) !== Obs.ELEMENT || ((row >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) === Dim.GUEST) continue;
+      this.secondStageTables.add(frameOf(log.rows[at + ROW_ADDRESS_LO]!, log.rows[at + ROW_ADDRESS_HI]!));
+    }
   }
 
   /**
@@ -53,6 +116,90 @@ export class GuestExplanations {
   explain(op: number, lo: number, hi: number, seen: GuestOutcome, expected?: GuestOutcome): GuestExplanation {
     // The guest faults for ever: nothing explains that.
     if (seen.kind === Obs.NONE) return { kind: 'none' };
+    this.lo = lo;
+    this.hi = hi;
+    this.readBefore.length = 0;
+    return this.asBefore(() => this.find(op, lo, hi, seen, expected));
+  }
+
+  /**
+   * Whether the access may have ended like that, as it did on the bare machine, and yet not have set `bits` in the entry
+   * at an address: by a translation that was made when the entry had them, or when other tables were in use.
+   */
+  avoids(op: number, lo: number, hi: number, seen: GuestOutcome, entry: UnsetBits): boolean {
+    const { twin, outcome } = this;
+    if ((op & ACCESS_SOFTWARE) !== 0) return false;
+    return this.asBefore(() => {
+      this.set(this.view(op, seen));
+      const avoided = (): boolean => {
+        outcome.ofLog(twin.log);
+        return outcome.equals(seen) && !this.sets(entry);
+      };
+      return this.lawful.judge(op, lo, hi, avoided).kind === 'allowed';
+    });
+  }
+
+  /** Whether, with the tables as they stand or with what may be cached of them, the access may read the entry at an address. */
+  touches(op: number, lo: number, hi: number, seen: GuestOutcome, { addressLo, addressHi }: UnsetBits): boolean {
+    const { twin } = this;
+    return this.asBefore(() => {
+      this.set(this.view(op, seen));
+      return this.isPossible(op, lo, hi, () => {
+        const { rows, count } = twin.log;
+        for (let at = 0; at < count * ROW; at += ROW) {
+          const element = (rows[at]! & OBS_KIND_MASK) === Obs.ELEMENT;
+          if (element && rows[at + ROW_ADDRESS_LO] === addressLo && rows[at + ROW_ADDRESS_HI] === addressHi)
+            return true;
+        }
+        return false;
+      });
+    });
+  }
+
+  /** Whether something holds of the twin's walk, with the tables as they stand or with what may be cached of them. */
+  private isPossible(op: number, lo: number, hi: number, holds: () => boolean): boolean {
+    this.twin.probe(op, lo, hi);
+    const possible = holds() || this.lawful.judge(op, lo, hi, holds).kind === 'allowed';
+    if (possible)
+      this.forEachReadNow((row, addressLo, addressHi) => this.readBefore.push({ row, addressLo, addressHi }));
+    return possible;
+  }
+
+  /** Whether the twin's last walk would have set the bits. */
+  private sets({ addressLo, addressHi, bits }: UnsetBits): boolean {
+    const { log } = this.twin;
+    for (let at = 0; at < log.count * ROW; at += ROW) {
+      const { rows } = log;
+      if ((rows[at]! & OBS_KIND_MASK) !== Obs.ELEMENT) continue;
+      if (rows[at + ROW_ADDRESS_LO] !== addressLo || rows[at + ROW_ADDRESS_HI] !== addressHi) continue;
+      if ((rows[at + ROW_VALUE_LO]! & bits) !== bits) return true;
+    }
+    return false;
+  }
+
+  /** With the entries that the bare machine's step has set A or D in as they were before it. */
+  private asBefore<T>(find: () => T): T {
+    const { log, memory } = this.bare;
+    const undone: [lo: number, hi: number, word: Word64][] = [];
+    for (let i = log.count - 1; i >= 0; i--) {
+      if ((log.op(i) & OBS_KIND_MASK) !== Obs.ELEMENT) continue;
+      const at = i * ROW;
+      const [lo, hi] = [log.rows[at + ROW_ADDRESS_LO]!, log.rows[at + ROW_ADDRESS_HI]!];
+      const [isLo, isHi] = this.bare.readEntry(Obs.ENTRY_AFTER, lo & ~7, hi);
+      const [oldLo, oldHi] = [log.rows[at + ROW_VALUE_LO]!, log.rows[at + ROW_VALUE_HI]!];
+      const fourBytes = (log.op(i) & OBS_FOUR_BYTES) !== 0;
+      const upper = fourBytes && (lo & 4) !== 0;
+      const wordLo = upper ? isLo : oldLo >>> 0;
+      const wordHi = upper ? oldLo >>> 0 : fourBytes ? isHi : oldHi >>> 0;
+      if (wordLo === isLo && wordHi === isHi) continue;
+      undone.push([lo & ~7, hi, memory.exchange(lo, hi, wordLo, wordHi)]);
+    }
+    const result = find();
+    for (const [lo, hi, word] of undone.reverse()) memory.exchange(lo, hi, word.lo, word.hi);
+    return result;
+  }
+
+  private find(op: number, lo: number, hi: number, seen: GuestOutcome, expected?: GuestOutcome): GuestExplanation {
     const plain = this.view(op, seen);
     const first = this.under(plain, lo, hi, seen);
     if (first.kind === 'fresh' || first.kind === 'stale') return first;
@@ -82,11 +229,17 @@ export class GuestExplanations {
 
   /** Walks for the access with the tables as they stand; without effect, but for `forEachRead`. */
   walk(op: number, lo: number, hi: number, seen: GuestOutcome): void {
-    this.under(this.view(op, seen), lo, hi, seen);
+    this.readBefore.length = 0;
+    this.asBefore(() => this.under(this.view(op, seen), lo, hi, seen));
   }
 
-  /** Calls `each` for the entries, of all tables, that the walk reads which the last explanation rests on. */
+  /** Calls `each` for the entries, of all tables, that the walks read which the last explanation rests on. */
   forEachRead(each: (row: number, addressLo: number, addressHi: number) => void): void {
+    for (const { row, addressLo, addressHi } of this.readBefore) each(row, addressLo, addressHi);
+    this.forEachReadNow(each);
+  }
+
+  private forEachReadNow(each: (row: number, addressLo: number, addressHi: number) => void): void {
     const { log } = this.twin;
     for (let i = 0; i < log.count; i++) {
       if ((log.op(i) & OBS_KIND_MASK) !== Obs.ELEMENT) continue;
@@ -95,17 +248,93 @@ export class GuestExplanations {
   }
 
   private view(op: number, seen: GuestOutcome): GuestView {
+    const registers = this.bare.registers.slice();
+    registers[2 * Reg.PML_INDEX] = this.logIndex;
     return {
       op,
-      registers: this.bare.registers.slice(),
+      registers,
       config: this.config,
       reportsFetches: false,
       reportedByKvm: false,
+      emulated: false,
+      untold: false,
+      logsDirtyOnly: false,
       fetchesWithoutRead: false,
-      exited: seen.kind === Obs.EPT_VIOLATION || seen.kind === Obs.NPF,
+      exited: ((EXITS >>> seen.kind) & 1) !== 0,
       translated: seen.kind === Obs.TRANSLATED,
+      reachesDevice: () => this.reachesDevice(op, seen),
       read: (lo, hi) => this.bare.readEntry(Obs.ENTRY_AFTER, lo, hi),
     };
+  }
+
+  /** The processor's walk, before the emulator's, may have had pages logged. */
+  private withMoreLogged({ op, registers }: GuestView, lo: number, hi: number, isSeen: () => boolean): boolean {
+    const { twin } = this;
+    if (twin.tdpWalk?.modificationLog == null) return false;
+    const index = registers[2 * Reg.PML_INDEX]!;
+    for (let more = 1; more <= MAXIMUM_LOGGED; more++) {
+      twin.setRegister(Reg.PML_INDEX, (index - more) & 0xffff, 0);
+      twin.configure();
+      twin.probe(op, lo, hi);
+      if (isSeen()) return true;
+    }
+    return false;
+  }
+
+  /** With the tables as they stand, or with what may be cached of them. */
+  private reachesDevice(op: number, seen: GuestOutcome): boolean {
+    this.set(this.view(op, seen));
+    return this.isPossible(op, this.lo, this.hi, () => this.walkReachesDevice());
+  }
+
+  /**
+   * Whether the processor may have met the nested page fault of which KVM's emulator then tells: 6.1 leaves EXITINFO2, and
+   * the high half of EXITINFO1, as they were (facts/kvm-mmu.md §7.2).
+   */
+  private mayBeMet(op: number, seen: GuestOutcome): boolean {
+    const { log } = this.twin;
+    this.set(this.view(op, seen));
+    return this.isPossible(op, this.lo, this.hi, () => {
+      const { rows, count } = log;
+      for (let at = 0; at < count * ROW; at += ROW) {
+        const row = rows[at]!;
+        if ((row & OBS_KIND_MASK) !== Obs.NESTED_WALK) continue;
+        const info = (row & OF_TABLE) !== 0 ? EXITINFO_TABLE : EXITINFO_FINAL;
+        const sameAddress =
+          rows[at + ROW_ADDRESS_LO]! >>> 0 === seen.lo && rows[at + ROW_ADDRESS_HI]! >>> 0 === seen.hi;
+        if (sameAddress && info === seen.valueHi) return true;
+      }
+      return false;
+    });
+  }
+
+  /**
+   * Whether the twin's last walk has read a table outside of slots, or one that is a table of the second stage as well and
+   * therefore shadowed, or met a second stage that leads out of slots.
+   */
+  private walkReachesDevice(): boolean {
+    const { log } = this.twin;
+    const { rows } = log;
+    let gpaLo = 0;
+    for (let at = 0; at < log.count * ROW; at += ROW) {
+      const row = rows[at]!;
+      const kind = row & OBS_KIND_MASK;
+      if (kind === Obs.NESTED_WALK) gpaLo = rows[at + ROW_ADDRESS_LO]!;
+      if (kind !== Obs.ELEMENT) continue;
+      const stands = frameOf(rows[at + ROW_ADDRESS_LO]!, rows[at + ROW_ADDRESS_HI]!);
+      if (((row >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) === Dim.GUEST) {
+        if (this.secondStageTables.has(stands) || !this.isBacked(stands)) return true;
+        continue;
+      }
+      const level = (row >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
+      const [entryLo, entryHi] = [rows[at + ROW_VALUE_LO]!, rows[at + ROW_VALUE_HI]!];
+      if (level > 1 && (entryLo & ENTRY_PS) === 0) continue;
+      const fourBytes = (row & OBS_FOUR_BYTES) !== 0;
+      const within = (1 << (fourBytes ? 2 + 10 * level : 3 + 9 * level)) - 1;
+      if (!this.isBacked(frameOf((entryLo & ~within) | (gpaLo & within), fourBytes ? 0 : entryHi & 0xf_ffff)))
+        return true;
+    }
+    return false;
   }
 
   private isExplained(view: GuestView, lo: number, hi: number, seen: GuestOutcome): boolean {
@@ -113,26 +342,39 @@ export class GuestExplanations {
     return kind === 'fresh' || kind === 'stale';
   }
 
-  private under(view: GuestView, lo: number, hi: number, seen: GuestOutcome): GuestExplanation {
-    const { twin, outcome } = this;
-    const { op, registers } = view;
+  /** Puts the twin into the view's state. */
+  private set({ registers, reportsFetches, logsDirtyOnly, emulated, exited }: GuestView): void {
+    const { twin } = this;
     for (let register = 0; register < REGISTER_COUNT; register++) {
       twin.setRegister(register, registers[2 * register]!, registers[2 * register + 1]!);
     }
     twin.configure();
-    if (view.reportsFetches) twin.cpuWalk.fetchInErrorCode = true;
+    if (reportsFetches) (exited ? twin.nptWalk : twin.cpuWalk).fetchInErrorCode = true;
+    twin.eptWalk.logsDirtyOnly = logsDirtyOnly;
+    twin.reportsFailedFetches = emulated;
+  }
+
+  private under(view: GuestView, lo: number, hi: number, seen: GuestOutcome): GuestExplanation {
+    const { twin, outcome } = this;
+    const { op } = view;
+    this.set(view);
+    const leftOver = view.emulated && seen.kind === Obs.NPF && this.config.profile === '6.1';
+    const asMet = leftOver && this.mayBeMet(op & ~ACCESS_SOFTWARE, seen);
+    if (leftOver) this.set(view);
     const isSeen = (): boolean => {
       outcome.ofLog(twin.log);
+      if (asMet) outcome.takeExit(seen);
       if (view.reportedByKvm) {
         reportByKvm(outcome, twin, this.config.profile, (op & ACCESS_SOFTWARE) !== 0, seen);
       }
+      if (view.untold) outcome.leaveUntold(this.config.profile === '6.1', seen);
       return outcome.equals(seen);
     };
     twin.probe(op, lo, hi);
     // What tables are read for stays as it is: only a fault of the page itself goes away.
     const byPage = twin.failedWalk() === twin.tdpWalk && ((twin.tdpWalk?.faultAccess ?? 0) & OF_TABLE) === 0;
     if (view.fetchesWithoutRead && byPage) twin.probe(op & ~ACCESS_SOFTWARE, lo, hi);
-    if (isSeen()) return { kind: 'fresh' };
+    if (isSeen() || (view.emulated && this.withMoreLogged(view, lo, hi, isSeen))) return { kind: 'fresh' };
     // Software that walks for the guest caches nothing.
     if ((op & ACCESS_SOFTWARE) !== 0) return { kind: 'none' };
     const verdict = this.lawful.judge(op, lo, hi, isSeen);

@@ -32,6 +32,10 @@ import type { StepColumns } from '../trace/columns.ts';
 
 const OUTCOMES = OBS_FAULTS | obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED, Obs.NOT_MODELLED);
 const PAGE_FAULT = 14;
+/** Exit qualification bits 11:7. */
+const QUAL_OF_LINEAR = 0xf80;
+const QUAL_LINEAR = 3 << 7;
+const QUAL_RIGHTS = 7 << 3;
 
 /** Whether the guest-linear address of an EPT exit is known. */
 const Linear = { ABSENT: 0, GIVEN: 1, NOT_RECORDED: 2 } as const;
@@ -112,6 +116,24 @@ export class GuestOutcome {
     this.linear = other.linear;
     this.linearLo = other.linearLo;
     this.linearHi = other.linearHi;
+  }
+
+  /** A nested page fault is told with another one's EXITINFO2 and high half of EXITINFO1. */
+  takeExit({ lo, hi, valueHi }: GuestOutcome): void {
+    if (this.kind !== Obs.NPF) return;
+    this.lo = lo;
+    this.hi = hi;
+    this.valueHi = valueHi;
+  }
+
+  /**
+   * An EPT violation's qualification says nothing of the linear address; with 6.1, neither which access it was, and bits
+   * 8:7 are left over from another (`seen`).
+   */
+  leaveUntold(old: boolean, seen: GuestOutcome): void {
+    if (this.kind !== Obs.EPT_VIOLATION) return;
+    if (old) this.valueLo = (this.valueLo & QUAL_RIGHTS) | (seen.valueLo & QUAL_LINEAR);
+    else this.valueLo = (this.valueLo & ~QUAL_OF_LINEAR) >>> 0;
   }
 
   private setLinear(lo: number, hi: number): void {

@@ -7,6 +7,7 @@
 
 import { KvmEvent } from '../formats/kvm-event.ts';
 import { OBS_LEVEL_MASK, OBS_LEVEL_SHIFT } from '../formats/observation.ts';
+import { usesNestedTdp } from './hidden-nesting.ts';
 import type { Row, SidePair } from './result.ts';
 import { rowsEvent } from './units.ts';
 
@@ -45,18 +46,30 @@ function tableOf(rows: readonly Row[]): { readonly first: number; readonly end: 
 
 export class KnownEntries {
   private readonly known = new Set<number>();
+  private readonly registers: Uint32Array;
+
+  /** `registers`: the machine's, as they are at the moment. */
+  constructor(registers: Uint32Array) {
+    this.registers = registers;
+  }
+
+  /** The event may be about an entry that shadows one of L1's for its guest, and not about the TDP MMU's. */
+  private mayBeShadow(event: number): boolean {
+    return event !== KvmEvent.TDP_SPTE_CHANGED && usesNestedTdp(this.registers);
+  }
 
   /** An event that changes or sets an entry was equal. */
   learn(event: number, op: number, addressLo: number, addressHi: number): void {
     if (event !== KvmEvent.TDP_SPTE_CHANGED && event !== KvmEvent.SET_SPTE) return;
-    if (this.known.size >= MAXIMUM_ENTRIES) return;
+    if (this.known.size >= MAXIMUM_ENTRIES || this.mayBeShadow(event)) return;
     const frame = (addressHi >>> 0) * 2 ** 32 + (addressLo >>> 0);
     this.known.add(frame * LEVELS + ((op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK));
   }
 
   /** Whether a pair is about an entry that both sides agreed on. */
   has({ recorded, replayed }: SidePair): boolean {
-    const entry = entryOf(recorded.length > 0 ? recorded : replayed);
+    const rows = recorded.length > 0 ? recorded : replayed;
+    const entry = this.mayBeShadow(rowsEvent(rows)) ? undefined : entryOf(rows);
     return entry !== undefined && this.known.has(entry.gfn * LEVELS + entry.level);
   }
 

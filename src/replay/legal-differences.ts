@@ -29,6 +29,7 @@ import {
   Reg,
   SECONDARY_EPT,
   SECONDARY_MBEC,
+  SECONDARY_PML,
 } from '../formats/registers.ts';
 import {
   ACCESS_SHADOW_STACK,
@@ -50,12 +51,20 @@ export interface GuestView {
   reportsFetches: boolean;
   /** EPT violations and nested page faults are told to the hypervisor in the guest as KVM tells them. */
   reportedByKvm: boolean;
+  /** KVM's emulator makes the access, not the processor. */
+  emulated: boolean;
+  /** KVM learns of the access by an EPT misconfiguration, which says nothing of it. */
+  untold: boolean;
+  /** A full page-modification log keeps no accessed flag from being set. */
+  logsDirtyOnly: boolean;
   /** The emulator asks EPT about the page that it is after as a processor would, not for read access in any case. */
   fetchesWithoutRead: boolean;
   /** The guest on KVM got through to memory. If not, its fault comes from KVM's own walk of the guest's tables. */
   readonly translated: boolean;
-  /** Its hypervisor, on KVM, got an EPT violation or a nested page fault. */
+  /** Its hypervisor, on KVM, got an exit because of EPT or NPT. */
   readonly exited: boolean;
+  /** The processor meets memory without a slot, or a read-only one, or finds a table of L2's in a table that KVM shadows. */
+  readonly reachesDevice: () => boolean;
   /** The 8-byte word of guest memory at a physical address, two unsigned halves. */
   readonly read: (lo: number, hi: number) => readonly [lo: number, hi: number];
 }
@@ -103,19 +112,38 @@ function underNpt(view: GuestView): boolean {
   return low(view, Reg.GUEST_MODE) === GuestMode.SVM && (low(view, Reg.NESTED_CONTROL) & NESTED_NP_ENABLE) !== 0;
 }
 
+/** NPT12 has entries of 4 bytes. */
+function underNpt32(view: GuestView): boolean {
+  return underNpt(view) && (low(view, Reg.HOST_CR4) & CR4_PAE) === 0;
+}
+
+function isFetch(view: GuestView): boolean {
+  return ((view.op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK) === AccessType.FETCH;
+}
+
+/**
+ * KVM's emulator makes an access of the guest's guest that ends in an exit: a write, of whose frame KVM may know more than
+ * the guest, or one that meets memory which the processor cannot simply use.
+ */
+function emulates(view: GuestView): boolean {
+  if (!view.exited || (view.op & ACCESS_SOFTWARE) !== 0) return false;
+  const writes = WRITES.has((view.op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK);
+  if (!view.reachesDevice() && !writes) return false;
+  view.op |= ACCESS_SOFTWARE;
+  view.emulated = true;
+  return true;
+}
+
 export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
   {
     number: 2,
     name: 'tables-read-for-writing',
     citation: 'facts/kvm-mmu.md §5.2 step 3 (nested_access has W), §6.6 (a write to a shadowed frame is emulated)',
     sentence:
-      "A write that KVM's emulator makes for the guest's guest asks EPT for write access to its page tables, which a processor without EPT A/D bits only reads.",
+      "An access that KVM's emulator makes for the guest's guest asks EPT for write access to its page tables, which a processor without EPT A/D bits only reads.",
     change(view) {
-      const writes = WRITES.has((view.op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK);
       const ad = (low(view, Reg.EPTP) & EPTP_AD) !== 0;
-      if (!underEpt(view) || ad || !writes || !view.exited || (view.op & ACCESS_SOFTWARE) !== 0) return false;
-      view.op |= ACCESS_SOFTWARE;
-      return true;
+      return underEpt(view) && !ad && emulates(view);
     },
   },
   {
@@ -191,8 +219,10 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
     sentence:
       'Shadow pages are found by a role without CR4.PSE: a shadow entry made with PSE on goes on working with PSE off, and the other way.',
     change(view) {
-      if (!servedByShadow(view) || (low(view, Reg.CR4) & CR4_PAE) !== 0) return false;
-      view.registers[2 * Reg.CR4] = (low(view, Reg.CR4) ^ CR4_PSE) >>> 0;
+      const npt = underNpt32(view) && !view.exited && (view.op & ACCESS_SOFTWARE) === 0;
+      if (!npt && (!servedByShadow(view) || (low(view, Reg.CR4) & CR4_PAE) !== 0)) return false;
+      const register = npt ? Reg.HOST_CR4 : Reg.CR4;
+      view.registers[2 * register] = (low(view, register) ^ CR4_PSE) >>> 0;
       return true;
     },
   },
@@ -215,11 +245,19 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
     name: 'fetches-reported-without-pae',
     citation:
       'facts/kvm-mmu.md §2.3 step 5 (has_pferr_fetch = efer_nx | cr4_smep); SDM vol. 3A 4.7 (PAE and NXE, or SMEP)',
-    sentence: "With EFER.NXE set, the error codes of KVM's own walks tell fetches apart also in 32-bit paging.",
+    sentence:
+      "With EFER.NXE set, and of NPT with GMET, the error codes of KVM's own walks tell fetches apart also in 32-bit paging.",
     change(view) {
-      const fetch = ((view.op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK) === AccessType.FETCH;
+      if (view.exited) {
+        const tells =
+          (low(view, Reg.HOST_EFER) & EFER_NXE) !== 0 || (low(view, Reg.NESTED_CONTROL) & NESTED_GMET) !== 0;
+        if (!underNpt32(view) || !isFetch(view) || !tells) return false;
+        view.reportsFetches = true;
+        return true;
+      }
       const pae = (low(view, Reg.CR4) & CR4_PAE) !== 0;
-      if (!pages(view) || view.translated || !fetch || pae || (low(view, Reg.EFER) & EFER_NXE) === 0) return false;
+      if (!pages(view) || view.translated || !isFetch(view) || pae || (low(view, Reg.EFER) & EFER_NXE) === 0)
+        return false;
       view.reportsFetches = true;
       return true;
     },
@@ -256,9 +294,47 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
       "6.1's emulator needs read access in EPT for whatever it does, as the bare machine has it; that of 7.3 fetches from execute-only pages.",
     change(view) {
       const software = (view.op & ACCESS_SOFTWARE) !== 0;
-      const fetch = ((view.op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK) === AccessType.FETCH;
-      if (view.config.profile === '6.1' || !underEpt(view) || !software || !fetch || !view.translated) return false;
+      if (view.config.profile === '6.1' || !underEpt(view) || !software || !isFetch(view) || !view.translated)
+        return false;
       view.fetchesWithoutRead = true;
+      return true;
+    },
+  },
+  {
+    number: 17,
+    name: 'emulated-for-its-guest',
+    citation: 'facts/kvm-mmu.md §6.6, §6.7 (what has no slot, or is shadowed, is emulated), §5.4',
+    sentence:
+      "What the guest's guest cannot do on KVM's tables KVM's emulator does: it meets EPT or NPT in its own order and tells the page, not the address.",
+    change(view) {
+      const ad = (low(view, Reg.EPTP) & EPTP_AD) !== 0;
+      return (underNpt(view) || (underEpt(view) && ad)) && emulates(view);
+    },
+  },
+  {
+    number: 18,
+    name: 'accessed-set-with-full-log',
+    citation: 'SDM vol. 3C 29.3.6; facts/kvm-mmu.md §5.5, §7.3',
+    sentence:
+      'A processor needs room in the page-modification log to set any flag in EPT; KVM looks at the log only to set dirty flags.',
+    change(view) {
+      const logs = (low(view, Reg.SECONDARY_CONTROLS) & SECONDARY_PML) !== 0;
+      if (!underEpt(view) || !logs || (low(view, Reg.EPTP) & EPTP_AD) === 0) return false;
+      view.logsDirtyOnly = true;
+      return true;
+    },
+  },
+  {
+    number: 19,
+    name: 'device-accesses-untold',
+    citation: 'facts/kvm-mmu.md §6.7, §7.3 (bits 8:7 from the exit); SDM vol. 3C 28.2.1 (no qualification)',
+    sentence:
+      'Memory without a slot is met as an EPT misconfiguration, which does not tell what access it was: where KVM then finds EPT forbidding it, 7.3 reports a read without a linear address, 6.1 none of the three.',
+    change(view) {
+      if (!underEpt(view) || !view.exited || (view.op & ACCESS_SOFTWARE) !== 0 || !view.reachesDevice()) return false;
+      view.op = (view.op & ~(ACCESS_TYPE_MASK << ACCESS_TYPE_SHIFT)) | (AccessType.READ << ACCESS_TYPE_SHIFT);
+      view.reportedByKvm = true;
+      view.untold = true;
       return true;
     },
   },

@@ -11,6 +11,7 @@ import { MUTANTS } from '../mmu/mutants.ts';
 import { defaultWiring, type WiringName } from '../mmu/wiring.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { notTold } from './events.ts';
+import type { MachineFacts } from './result.ts';
 import { SameGuest } from './same-guest.ts';
 
 export type MachineName = 'bare' | 'kvm';
@@ -47,6 +48,17 @@ export interface ChosenMachine {
   readonly description: string;
   /** What this machine cannot see of the recording, in sentences. */
   readonly limits: readonly string[];
+  /** Leaves the memory to machines made later: for those who make thousands. It must not be used afterwards. */
+  release(): void;
+}
+
+function releasing(...machines: readonly Machine[]): () => void {
+  return () => {
+    for (const machine of machines) {
+      if (machine instanceof KvmMachine) machine.host.memory.release();
+      else if (machine instanceof BareMachine) machine.memory.release();
+    }
+  };
 }
 
 /** Whether the trace is a recording of a KVM, with its events. */
@@ -104,6 +116,20 @@ export function kvmConfigFor(header: TraceHeader, choice: MachineChoice): KvmCon
   };
 }
 
+/** Which machine `machineFor` makes, as data; without making it and without checking the choice. */
+export function machineFacts(header: TraceHeader, choice: MachineChoice): MachineFacts {
+  const name = choice.machine ?? (isOfKvm(header) ? 'kvm' : 'bare');
+  if (name === 'bare') return { name, config: undefined, wiring: undefined, mutants: [] };
+  const config = kvmConfigFor(header, choice);
+  const { mutants = [] } = choice;
+  return {
+    name,
+    config,
+    wiring: choice.wiring ?? defaultWiring(config.profile),
+    mutants: MUTANTS.filter(({ number }) => mutants.includes(number)).map((mutant) => mutant.name),
+  };
+}
+
 function configText({ profile, vendor, tdp, tdpMmu, eptAd }: KvmConfig): string {
   if (!tdp) return `${profile}, shadow paging`;
   const tables = vendor === 'amd' ? 'NPT' : eptAd ? 'EPT' : 'EPT without A/D bits';
@@ -128,7 +154,8 @@ export function machineFor(header: TraceHeader, choice: MachineChoice, makeKvm =
     }
     const machine = new BareMachine(header);
     const limits = ofKvm ? ["KVM's events are not compared: a bare processor has none"] : [];
-    return { machine, bare: machine, same: null, findings: [], description: 'bare', limits };
+    const release = releasing(machine);
+    return { machine, bare: machine, same: null, findings: [], description: 'bare', limits, release };
   }
   const config = kvmConfigFor(header, choice);
   const [now, then] = [configText(config), recorded === undefined ? undefined : configText(recorded)];
@@ -141,7 +168,8 @@ export function machineFor(header: TraceHeader, choice: MachineChoice, makeKvm =
   });
   const findings = kvm.kvm?.invariantFindings ?? [];
   const description = `kvm ${now}${wiringText(choice, config)}${difference}${mutantText(choice)}`;
-  if (ofKvm) return { machine: kvm, bare: null, same: null, findings, description, limits };
+  if (ofKvm) return { machine: kvm, bare: null, same: null, findings, description, limits, release: releasing(kvm) };
   const same = new SameGuest(header, kvm, config);
-  return { machine: same, bare: same.bare, same, findings, description, limits };
+  const release = releasing(kvm, same.bare);
+  return { machine: same, bare: same.bare, same, findings, description, limits, release };
 }

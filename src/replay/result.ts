@@ -78,6 +78,8 @@ export interface Divergence {
   readonly cause: string;
   /** Divergences of one group have the same shape. */
   readonly group: string;
+  /** More than this differs in the step, so that no expectation of the group covers it. Left out where nothing does. */
+  readonly mixed?: true;
   /** Registers when the step was applied, 2 elements each. */
   readonly registers: Uint32Array;
 }
@@ -163,6 +165,26 @@ export const NESTED_TDP_WITHOUT_TDP = 'nested-tdp-without-tdp';
 
 export type Ending = 'complete' | 'cut short' | 'not read';
 
+/** Which machine replayed, as data: what conditions of expectations and comparisons of results ask. */
+export interface MachineFacts {
+  readonly name: 'bare' | 'kvm';
+  /** The emulated KVM's; undefined for a bare processor. */
+  readonly config: KvmConfig | undefined;
+  /** How its page walks are wired; undefined for a bare processor. */
+  readonly wiring: string | undefined;
+  /** Historical bugs that were put in, by name. */
+  readonly mutants: readonly string[];
+}
+
+/** What became of one expectation. */
+export interface ExpectationOutcome {
+  readonly fault: string;
+  readonly group: string;
+  /** Steps in which it is expected, and steps in which it was met. */
+  readonly expected: number;
+  readonly met: number;
+}
+
 /** How far a partial trace could be judged. */
 export interface PartialReceipt {
   /** State that the trace does not tell. */
@@ -204,6 +226,8 @@ export interface Receipt {
   readonly groups: readonly DivergenceGroup[];
   /** Expectations that no longer apply, in sentences. */
   readonly brokenExpectations: readonly string[];
+  /** The same for programs; left out where there is none. */
+  readonly expectationOutcomes?: readonly ExpectationOutcome[];
   /** What became of the guest on an emulated KVM; undefined if it was not there. */
   readonly sameGuest?: GuestComparison | undefined;
 }

@@ -12,9 +12,10 @@ import { hex64 } from '../bits/word64.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
 import { OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
 import { REGISTER_NAMES, Reg } from '../formats/registers.ts';
-import { STEP_KIND_MASK, StepKind } from '../formats/step.ts';
+import { ACCESS_SOFTWARE, STEP_KIND_MASK, StepKind } from '../formats/step.ts';
 import { BareMachine } from '../machine/bare.ts';
 import { History } from '../machine/history.ts';
+import { KvmMachine } from '../machine/kvm/machine.ts';
 import type { Machine } from '../machine/machine.ts';
 import { Memory } from '../machine/memory.ts';
 import { PFEC_P, PFEC_RSVD } from '../paging/access.ts';
@@ -26,7 +27,7 @@ import { stepName } from './cause.ts';
 import type { StepFilter } from './engine.ts';
 import { GuestDifferences } from './guest-differences.ts';
 import { type ComparedEntry, GuestEntries } from './guest-entries.ts';
-import { GuestExplanations } from './guest-explanation.ts';
+import { GuestExplanations, type UnsetBits } from './guest-explanation.ts';
 import { GuestOutcome } from './guest-outcome.ts';
 import { HiddenNesting } from './hidden-nesting.ts';
 import type { LegalDifference } from './legal-differences.ts';
@@ -34,6 +35,7 @@ import { type GuestComparison, type GuestDifference, NESTED_TDP_WITHOUT_TDP } fr
 import { SharedHistory } from './shared-history.ts';
 
 const PAGE_FAULT = 14;
+const PML_ENTRIES = 512;
 /** In place of a step's word: a note, which does nothing. */
 const NO_STEP = StepKind.RARE;
 /** What a guest can read back of a register write, and KVM could get wrong. */
@@ -81,6 +83,8 @@ export class SameGuest implements Machine {
   /** Why the guest on KVM cannot go on, once it cannot. */
   private failure: string | undefined;
   private memoryCompared = false;
+  /** PML_INDEX before the step. */
+  private logIndex = 0;
   /** Ordinal of the last step. */
   private last = 0;
 
@@ -102,7 +106,9 @@ export class SameGuest implements Machine {
     this.guest = guest;
     this.shared = new SharedHistory(this.history);
     this.bare = new BareMachine(header, new Memory(), this.shared);
-    this.explanations = new GuestExplanations(header, config, this.bare, this.history);
+    const isBacked = (frame: number): boolean =>
+      !(guest instanceof KvmMachine) || guest.host.slotOf(frame, 0)?.readOnly === false;
+    this.explanations = new GuestExplanations(header, config, this.bare, this.history, isBacked);
     this.entries = new GuestEntries(this.bare, guest, this.history);
     this.tracksHistory = !header.independent;
     this.seesLinear = ((header.observable >>> Obs.EXIT_LINEAR) & 1) !== 0;
@@ -184,6 +190,8 @@ export class SameGuest implements Machine {
     } catch (error) {
       this.fails(error, ordinal, op, addressLo, addressHi);
     }
+    this.explanations.begin();
+    this.logIndex = this.registers[2 * Reg.PML_INDEX]!;
     this.bare.apply(ordinal, op, addressLo, addressHi, operandLo, operandHi, stimuli);
     if (this.failure !== undefined) return;
     let given = true;
@@ -243,12 +251,13 @@ export class SameGuest implements Machine {
       else if (seen.equals(expected)) this.asBare++;
       else this.explain(ordinal, op, lo, hi);
       if (this.bare.servedByTlb && !this.guest.servedByTlb) this.walkedOnKvmOnly(op, lo, hi);
-      this.entries.compareWrites(lo, hi, ({ cause, group }) => {
+      const avoids = (entry: UnsetBits): boolean => this.explanations.avoids(op, lo, hi, seen, entry);
+      this.entries.compareWrites(lo, hi, avoids, ({ cause, group }) => {
         this.differs(ordinal, op, lo, hi, cause, `${stepName(op)}: ${group}`);
       });
       this.answerQuestions(ordinal, op, lo, hi);
     }
-    if (seen.kind === Obs.EXCEPTION && seen.number === PAGE_FAULT && this.dropsTranslations())
+    if (seen.kind === Obs.EXCEPTION && seen.number === PAGE_FAULT && this.dropsTranslations(op))
       this.forgetFaulting(lo, hi);
   }
 
@@ -312,11 +321,13 @@ export class SameGuest implements Machine {
   }
 
   /**
-   * Under shadow paging KVM takes the address out of its tables only if the fault that it injects says "present" and not
-   * "reserved bit" (facts/kvm-mmu.md §8.4): after another one an unsync SPTE goes on translating.
+   * KVM takes the address out of its tables, and out of the TLB, only if the fault that it injects says "present" and not
+   * "reserved bit" (facts/kvm-mmu.md §8.4): under shadow paging an unsync SPTE goes on translating after another one. The
+   * processor's own faults drop what it has cached.
    */
-  private dropsTranslations(): boolean {
-    return this.config.tdp || (this.seen.valueLo & (PFEC_P | PFEC_RSVD)) === PFEC_P;
+  private dropsTranslations(op: number): boolean {
+    if (this.config.tdp && (op & ACCESS_SOFTWARE) === 0) return true;
+    return (this.seen.valueLo & (PFEC_P | PFEC_RSVD)) === PFEC_P;
   }
 
   /** A page fault drops what could translate its address (SDM vol. 3A 4.10.4.1). */
@@ -358,6 +369,17 @@ export class SameGuest implements Machine {
       const addressHi = log.rows[i * ROW + ROW_ADDRESS_HI]!;
       const [lo, hi] = this.bare.readEntry(row, addressLo, addressHi);
       this.guest.adoptEntry(row, addressLo, addressHi, lo, hi);
+    }
+    this.takeLogged();
+  }
+
+  /** Of what was written into a page-modification log no row tells. */
+  private takeLogged(): void {
+    const { registers, bare } = this;
+    const now = registers[2 * Reg.PML_INDEX]!;
+    for (let index = this.logIndex; index !== now && index < PML_ENTRIES; index = (index - 1) & 0xffff) {
+      const [lo, hi] = [registers[2 * Reg.PML_ADDRESS]! | (index << 3), registers[2 * Reg.PML_ADDRESS + 1]!];
+      this.guest.adoptEntry(Obs.ENTRY_AFTER, lo, hi, ...bare.readEntry(Obs.ENTRY_AFTER, lo, hi));
     }
   }
 

@@ -3,13 +3,13 @@
 import { isFault, OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
 import { REGISTER_COUNT } from '../formats/registers.ts';
 import { expectsAddress, STEP_KIND_NAMES, StepKind } from '../formats/step.ts';
-import type { KvmView } from '../machine/machine.ts';
+import type { KvmView, Machine } from '../machine/machine.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { type Aligned, alignRows, type EventUnits, eventUnits, logRows, sameRow } from './align.ts';
 import { causeOf, groupOf } from './cause.ts';
 import { ReplayEngine, type StepFilter } from './engine.ts';
-import { explainEvents } from './event-cause.ts';
+import { type EventExplanation, explainEvents } from './event-cause.ts';
 import type { EventComparison } from './events.ts';
 import { type Expectation, ExpectationBook } from './expectations.ts';
 import { Judge } from './judge.ts';
@@ -28,7 +28,7 @@ import type {
 import { CHUNK_STATE, UNDETERMINED } from './result.ts';
 import type { SameGuest } from './same-guest.ts';
 import { addUp } from './totals.ts';
-import { followRecording, undeterminedBy } from './undetermined.ts';
+import { followRecording, followReflection, undeterminedBy } from './undetermined.ts';
 
 export interface ReplayOptions {
   /** Divergences kept in full. Default 10; all are counted. */
@@ -46,6 +46,11 @@ export interface ReplayOptions {
   readonly allowUnmodelled?: readonly string[];
   /** Which machine; by default what was recorded. */
   readonly machine?: MachineChoice;
+  /**
+   * Told of every step that was not a plain match, in the order of steps, however it was judged. TLB hits that were
+   * stale and allowed stay on the hot path and are only counted.
+   */
+  readonly onVerdict?: (verdict: Divergence) => void;
   /** Makes the machine with an emulated KVM; for tests. */
   readonly makeKvm?: KvmMachineMaker;
 }
@@ -54,6 +59,22 @@ export interface ReplayOptions {
 const MAXIMUM_DIFFS = 10;
 /** Groups kept; further shapes are counted together. */
 const MAXIMUM_GROUPS = 1000;
+
+/** Both sides of a step; `pairs`: with events of KVM. */
+interface Sides extends Aligned {
+  readonly pairs?: readonly SidePair[];
+  readonly mixed?: boolean;
+}
+
+function sidesOf(pairs: readonly SidePair[], { at, isOnly }: EventExplanation): Sides {
+  return {
+    recorded: pairs.flatMap((pair) => pair.recorded),
+    replayed: pairs.flatMap((pair) => pair.replayed),
+    at,
+    pairs,
+    mixed: !isOnly,
+  };
+}
 
 export class ReplaySession {
   private readonly file: string;
@@ -65,6 +86,8 @@ export class ReplaySession {
   private readonly judge: Judge;
   private readonly same: SameGuest | null;
   private readonly findings: KvmView['invariantFindings'];
+  /** Leaves the machines' memory to sessions to come. The session must not be used afterwards. */
+  readonly release: () => void;
   private readonly book: ExpectationBook;
   private readonly divergences: Divergence[] = [];
   private readonly groups = new Map<string, { count: number; first: number; leads: number }>();
@@ -95,8 +118,14 @@ export class ReplaySession {
     this.judge = new Judge(this.engine, header.adPolicy, chosen.bare);
     this.same = chosen.same;
     this.findings = chosen.findings;
+    this.release = chosen.release;
     const { from, to, filter } = this.engine;
     this.same?.restrict({ from, to, filter, bail: options.bail === true, maxDiffs: options.maxDiffs ?? MAXIMUM_DIFFS });
+  }
+
+  /** What replays: for who looks at it between runs. */
+  get machine(): Machine {
+    return this.engine.machine;
   }
 
   /** Replays a run of steps; false when `bail` stopped it. */
@@ -159,6 +188,7 @@ export class ReplaySession {
     if (engine.beyondMachine > 0) skipped["KVM's events"] = engine.beyondMachine;
     if (engine.filtered > 0) skipped['left out by --filter'] = engine.filtered;
     const brokenExpectations = this.isWhole ? this.book.broken() : [];
+    const expectationOutcomes = this.isWhole ? this.book.outcomes() : [];
     const groups: DivergenceGroup[] = [...this.groups].map(([group, counts]) => ({ group, ...counts }));
     groups.sort((a, b) => b.count - a.count || a.first - b.first);
     const { events } = engine;
@@ -199,6 +229,7 @@ export class ReplaySession {
         diverged: this.diverged,
         groups,
         brokenExpectations,
+        ...(expectationOutcomes.length === 0 ? {} : { expectationOutcomes }),
         brokenInvariants: this.findings,
         ...(same === undefined ? {} : { sameGuest: same }),
       },
@@ -247,15 +278,26 @@ export class ReplaySession {
       engine.countAfterAll(recorded.slice(at), expectsAddress(op) && at === 0);
       return true;
     }
+    const group = groupOf(op, recorded[at], replayed[at]);
+    const tell = (as: Judgement): void => {
+      if (this.options.onVerdict === undefined) return;
+      const cause = causeWith(as, causeOf(op, recorded, replayed, at, registers, walk));
+      this.tell(this.verdictAt(columns, index, aligned, walk, as, group, cause, registers));
+    };
     if (judgement.kind === 'stale-allowed') {
       this.staleAllowed++;
+      tell(judgement);
       return true;
     }
-    const group = groupOf(op, recorded[at], replayed[at]);
     if (isFault(recorded[at]?.op ?? 0)) engine.machine.kvm?.takeBackAd();
-    if (this.book.take(group, engine.ordinal) !== undefined) return true;
+    const expectation = this.book.take(group, engine.ordinal);
+    if (expectation !== undefined) {
+      tell({ kind: 'expected', name: expectation.fault });
+      return true;
+    }
     if (judgement.kind === 'undetermined') {
       this.undetermined++;
+      tell(judgement);
       return true;
     }
     const cause = causeWith(judgement, causeOf(op, recorded, replayed, at, registers, walk));
@@ -273,20 +315,28 @@ export class ReplaySession {
     const pairs = [...events.align(op, units.recorded, units.replayed, sameRow), ...units.questions];
     this.adopt(units.rows);
     const found = explainEvents(op, pairs, engine.machine.kvm!.config, registers);
-    if (found.isOnly && this.book.take(found.group, engine.ordinal) !== undefined) return true;
+    const tell = (as: Judgement): void => {
+      if (this.options.onVerdict === undefined) return;
+      this.tell(this.verdictAt(columns, index, sidesOf(pairs, found), walk, as, found.group, found.cause, registers));
+    };
+    const expectation = found.isOnly ? this.book.take(found.group, engine.ordinal) : undefined;
+    if (expectation !== undefined) {
+      tell({ kind: 'expected', name: expectation.fault });
+      return true;
+    }
     const unknown =
       counted && undeterminedBy(op, pairs, engine.machine.kvm!.config, events.unknown, events.knownEntries);
     if (counted !== undefined && unknown !== undefined) {
       events.notJudged(counted, units.recorded, pairs);
       events.knownEntries?.forget(pairs);
       followRecording(engine.machine, pairs, walk);
+      followReflection(engine.machine, op, pairs);
       this.undetermined++;
       this.undeterminedBy.set(unknown, (this.undeterminedBy.get(unknown) ?? 0) + 1);
+      tell({ kind: 'undetermined', why: `${unknown} unknown` });
       return true;
     }
-    const recorded = pairs.flatMap((pair) => pair.recorded);
-    const replayed = pairs.flatMap((pair) => pair.replayed);
-    const sides = { recorded, replayed, at: found.at, pairs };
+    const sides = sidesOf(pairs, found);
     this.note(columns, index, sides, walk, { kind: 'diverged' }, found.group, found.cause, registers);
     return this.options.bail !== true;
   }
@@ -295,7 +345,7 @@ export class ReplaySession {
   private note(
     columns: StepColumns,
     index: number,
-    { recorded, replayed, at, pairs }: Aligned & { readonly pairs?: readonly SidePair[] },
+    sides: Sides,
     walk: readonly Row[],
     judgement: Judgement,
     group: string,
@@ -304,8 +354,28 @@ export class ReplaySession {
   ): void {
     this.diverged++;
     this.countGroup(group);
-    if (this.divergences.length >= (this.options.maxDiffs ?? MAXIMUM_DIFFS)) return;
-    this.divergences.push({
+    const isKept = this.divergences.length < (this.options.maxDiffs ?? MAXIMUM_DIFFS);
+    if (!isKept && this.options.onVerdict === undefined) return;
+    const divergence = this.verdictAt(columns, index, sides, walk, judgement, group, cause, registers);
+    if (isKept) this.divergences.push(divergence);
+    this.tell(divergence);
+  }
+
+  private tell(verdict: Divergence): void {
+    this.options.onVerdict?.(verdict);
+  }
+
+  private verdictAt(
+    columns: StepColumns,
+    index: number,
+    { recorded, replayed, at, pairs, mixed }: Sides,
+    walk: readonly Row[],
+    judgement: Judgement,
+    group: string,
+    cause: string,
+    registers: Uint32Array,
+  ): Divergence {
+    return {
       step: this.engine.ordinal,
       line: columns.lineOf(index),
       source: this.header.sources[columns.source]?.name,
@@ -322,8 +392,9 @@ export class ReplaySession {
       judgement,
       cause,
       group,
+      ...(mixed === true ? { mixed } : {}),
       registers,
-    });
+    };
   }
 
   private countGroup(group: string): void {

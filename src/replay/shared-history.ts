@@ -1,6 +1,6 @@
 /** The history of a bare machine that shares what happens to memory, and what the guest invalidates, with another one. */
 
-import { History, type InvalidationScope } from '../machine/history.ts';
+import { type EarlierRoot, History, type InvalidationScope } from '../machine/history.ts';
 
 /** What does not come from an access is handed on to the other history. */
 export class SharedHistory extends History {
@@ -23,9 +23,9 @@ export class SharedHistory extends History {
     this.other.wordChanges(addressLo, addressHi, oldLo, oldHi);
   }
 
-  override rootChanges(lo: number, hi: number, pdptes: Uint32Array): void {
-    super.rootChanges(lo, hi, pdptes);
-    this.other.rootChanges(lo, hi, pdptes);
+  override rootChanges(root: Omit<EarlierRoot, 'until'>): void {
+    super.rootChanges(root);
+    this.other.rootChanges(root);
   }
 
   override invalidate(scope: InvalidationScope): void {

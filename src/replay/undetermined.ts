@@ -10,9 +10,11 @@
 import type { KvmConfig } from '../formats/kvm-config.ts';
 import { isHostEvent, KvmEvent } from '../formats/kvm-event.ts';
 import { OBS_FOUR_BYTES } from '../formats/observation.ts';
+import { GuestMode, Reg } from '../formats/registers.ts';
 import { STEP_KIND_MASK, StepKind } from '../formats/step.ts';
 import type { Machine } from '../machine/machine.ts';
 import { differing, differingParts } from './event-cause.ts';
+import { usesNestedTdp } from './hidden-nesting.ts';
 import type { KnownEntries } from './known-entries.ts';
 import type { Row, SidePair } from './result.ts';
 import { rowsEvent } from './units.ts';
@@ -28,6 +30,12 @@ const PFEC_P = 1;
 const PFEC_W = 2;
 const PFEC_RSVD = 8;
 const LARGE = 0x80;
+/** Bits 5:3 of an EPT leaf; accessed and dirty are bits 8 and 9 there (SDM vol. 3C 29.3.3). */
+const EPT_MEMORY_TYPE = 0x38;
+const EPT_WRITE_BACK = 0x30;
+const EPT_AD_SHIFT = 3;
+/** Exit reason: page-modification log full (SDM vol. 3D appendix C). */
+const EXIT_PML_FULL = 62;
 const ACCESSED = 0x20;
 const DIRTY = 0x40;
 
@@ -37,6 +45,8 @@ interface Walk {
   readonly level: number;
   /** Both sides' walker_error differs, or one lacks it. */
   readonly outcomeDiffers: boolean;
+  /** It ended since L1's page-modification log was full, whose index is L1's to set. */
+  readonly logFull: boolean;
 }
 
 function fieldExcuse(pair: SidePair, config: KvmConfig, kind: number): readonly UnknownState[] | undefined {
@@ -177,7 +187,8 @@ function eventExcuse(pair: SidePair, config: KvmConfig, kind: number, walk: Walk
 }
 
 /** Whether a walk may end in an error on one side only: not if the entries that both sides read decide it. */
-function walkExcuse(pair: SidePair, { entry, level }: Walk): readonly UnknownState[] | undefined {
+function walkExcuse(pair: SidePair, { entry, level, logFull }: Walk): readonly UnknownState[] | undefined {
+  if (logFull) return ['registers'];
   const isPresent = entry === undefined || (entry & PFEC_P) !== 0;
   if (!isPresent) return undefined;
   const { valueLo: error } = (pair.recorded[0] ?? pair.replayed[0])!;
@@ -203,7 +214,10 @@ function walkOf(pairs: readonly SidePair[], end: number): Walk {
         (rows) => rowsEvent(rows) === KvmEvent.WALKER_ERROR || rowsEvent(rows) === KvmEvent.PAGING_ELEMENT,
       ),
   );
-  return { entry, level, outcomeDiffers };
+  const logFull = pairs.some(
+    ({ recorded }) => rowsEvent(recorded) === KvmEvent.NESTED_VMEXIT_INJECT && recorded[1]?.addressLo === EXIT_PML_FULL,
+  );
+  return { entry, level, outcomeDiffers, logFull };
 }
 
 /**
@@ -253,9 +267,11 @@ export function followRecording(machine: Machine, pairs: readonly SidePair[], lo
     if (read !== undefined) machine.adoptEntry(OBS_FOUR_BYTES, read.addressLo, read.addressHi, read.valueLo, 0);
   }
   for (const rows of recorded) {
-    const { addressLo, addressHi } = rows[0]!;
+    const { op, addressLo, addressHi } = rows[0]!;
+    if (log.some((row) => row.op === op && row.addressLo === addressLo && row.addressHi === addressHi)) continue;
     const [lo] = machine.readEntry(OBS_FOUR_BYTES, addressLo, addressHi);
-    machine.adoptEntry(OBS_FOUR_BYTES, addressLo, addressHi, lo | bitOf(rowsEvent(rows)), 0);
+    const bits = bitsIn(machine, lo, bitOf(rowsEvent(rows)));
+    machine.adoptEntry(OBS_FOUR_BYTES, addressLo, addressHi, lo | bits, 0);
   }
   for (const pair of pairs) {
     const [told, seen] = [pair.recorded[0], pair.replayed[0]];
@@ -267,6 +283,20 @@ export function followRecording(machine: Machine, pairs: readonly SidePair[], lo
     if (told.valueHi !== seen.valueHi)
       machine.adoptEntry(0, seen.addressLo, seen.addressHi, told.valueLo, told.valueHi);
   }
+}
+
+/** After an undetermined step other than an exit to L1: KVM itself has given L1 an exit if the recording says so. */
+export function followReflection(machine: Machine, stepOp: number, pairs: readonly SidePair[]): void {
+  if ((stepOp & STEP_KIND_MASK) === StepKind.NESTED_EXIT) return;
+  const reflected = pairs.some(({ recorded }) => rowsEvent(recorded) === KvmEvent.NESTED_VMEXIT_INJECT);
+  machine.kvm?.takeReflected(reflected);
+}
+
+/** The bits of x86 tables as they are in an entry. Of L1's EPT only leaves are known, by their memory type. */
+function bitsIn({ registers }: Machine, lo: number, bits: number): number {
+  const ept = usesNestedTdp(registers) && registers[2 * Reg.GUEST_MODE] === GuestMode.VMX;
+  if (!ept) return bits;
+  return (lo & EPT_MEMORY_TYPE) === EPT_WRITE_BACK ? bits << EPT_AD_SHIFT : 0;
 }
 
 /** Bit that an event sets in an entry; 0 for others. */

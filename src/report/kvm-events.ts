@@ -35,7 +35,7 @@ export function moreRowsAt(ops: Uint32Array, row: number, end: number): number {
 }
 
 /** A field's bits, moved down to bit 0. */
-function fieldWord({ column, low, maskLo, maskHi, width }: KvmField, row: EventRow): Word64 {
+export function fieldWord({ column, low, maskLo, maskHi, width }: KvmField, row: EventRow): Word64 {
   if (column === 'op') return { lo: (row.op & maskLo) >>> low, hi: 0 };
   const lo = column === 'address' ? row.addressLo : row.valueLo;
   const hi = column === 'address' ? row.addressHi : row.valueHi;

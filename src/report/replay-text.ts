@@ -223,7 +223,7 @@ function percent(count: number, all: number): string {
   return `${(all === 0 ? 0 : Math.floor((1000 * count) / all) / 10).toFixed(1)} %`;
 }
 
-function judgementText(judgement: Judgement): string {
+export function judgementText(judgement: Judgement): string {
   switch (judgement.kind) {
     case 'stale-after-invalidation':
       return `diverged (stale after invalidation at step ${judgement.invalidatedAt})`;

@@ -18,6 +18,7 @@ import {
   type PagingMode,
   pageSizeName,
 } from '../formats/decode/page-table-entry.ts';
+import type { DecodedWord } from '../formats/decode/word.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
 import {
   DIM_NAMES,
@@ -90,54 +91,69 @@ export function rowEntryName(op: number): string {
   return `${whose} ${entryName(observationLevel(op))}`;
 }
 
-/** The entry that an element, write or after-row holds, decoded: `P W U A gfn 0x40d`. */
-export function rowEntryText(op: number, lo: number, hi: number, context: RowContext = {}): string {
+/** The entry that an element, write or after-row holds, field by field; `undefined` where nothing tells them apart. */
+export function rowEntry(op: number, lo: number, hi: number, context: RowContext = {}): DecodedWord | undefined {
   const word: Word64 = { lo, hi };
   const level = observationLevel(op);
   const dim = observationDim(op);
-  if (dim === Dim.EPT) return decodeEptEntry(word, level, context).short;
-  if (dim === Dim.SPP) return 'sub-page permissions';
+  if (dim === Dim.EPT) return decodeEptEntry(word, level, context);
+  if (dim === Dim.SPP) return undefined;
   const mode = dim === Dim.NPT ? context.hostPaging : context.paging;
   // The row knows the entry's size; the registers may not yet, or no longer.
   const paging = (op & OBS_FOUR_BYTES) !== 0 ? '32-bit' : mode === '32-bit' ? undefined : mode;
-  return decodePageTableEntry(word, level, { ...context, paging }).short;
+  return decodePageTableEntry(word, level, { ...context, paging });
 }
 
-/** A register's value in words, empty where it has no fields. */
-export function registerWords(register: number, lo: number, hi: number, context: RowContext = {}): string {
+/** The entry that an element, write or after-row holds, decoded: `P W U A gfn 0x40d`. */
+export function rowEntryText(op: number, lo: number, hi: number, context: RowContext = {}): string {
+  return rowEntry(op, lo, hi, context)?.short ?? 'sub-page permissions';
+}
+
+/** A register's value field by field, `undefined` where it has no fields. */
+export function decodeRegister(
+  register: number,
+  lo: number,
+  hi: number,
+  context: RowContext = {},
+): DecodedWord | undefined {
   const word: Word64 = { lo, hi };
   switch (register) {
     case Reg.CR0:
     case Reg.HOST_CR0:
-      return decodeCr0(word).short;
+      return decodeCr0(word);
     case Reg.CR3:
-      return decodeCr3(word, { pcide: context.pcide, pae: context.paging === 'pae' }).short;
+      return decodeCr3(word, { pcide: context.pcide, pae: context.paging === 'pae' });
     case Reg.CR4:
     case Reg.HOST_CR4:
-      return decodeCr4(word).short;
+      return decodeCr4(word);
     case Reg.EFER:
     case Reg.HOST_EFER:
-      return decodeEfer(word).short;
+      return decodeEfer(word);
     case Reg.PKRU:
-      return decodePkru(word, 'PKRU').short;
+      return decodePkru(word, 'PKRU');
     case Reg.PKRS:
-      return decodePkru(word, 'PKRS').short;
+      return decodePkru(word, 'PKRS');
     case Reg.EPTP:
-      return decodeEptp(word, context).short;
+      return decodeEptp(word, context);
     case Reg.PDPTE0:
     case Reg.PDPTE1:
     case Reg.PDPTE2:
     case Reg.PDPTE3:
-      return decodePageTableEntry(word, 3, { ...context, paging: 'pae' }).short;
+      return decodePageTableEntry(word, 3, { ...context, paging: 'pae' });
     case Reg.EXCEPTION_BITMAP:
-      return decodeExceptionBitmap(word).short;
+      return decodeExceptionBitmap(word);
     case Reg.PFEC_MASK_MATCH:
-      return decodePfecFilter(word).short;
+      return decodePfecFilter(word);
     case Reg.VM_FUNCTION_CONTROLS:
-      return decodeVmFunctions(word).short;
+      return decodeVmFunctions(word);
     default:
-      return '';
+      return undefined;
   }
+}
+
+/** A register's value in words, empty where it has no fields. */
+export function registerWords(register: number, lo: number, hi: number, context: RowContext = {}): string {
+  return decodeRegister(register, lo, hi, context)?.short ?? '';
 }
 
 /** `cr4`; `register 40` for a number that is none. */

@@ -35,6 +35,7 @@ export class FakeMachine implements Machine {
     predictsFaults: boolean;
     invariantFindings: [];
     takeBackAd(): void;
+    takeReflected(): void;
   };
   /** Calls of what gives a machine knowledge. */
   readonly told: string[] = [];
@@ -48,6 +49,7 @@ export class FakeMachine implements Machine {
       predictsFaults: true,
       invariantFindings: [],
       takeBackAd: () => this.told.push('take back'),
+      takeReflected: () => {},
     };
     this.steps = steps;
   }

@@ -7,7 +7,7 @@ import { PAGINGS, type Paging } from '../../src/generate/program.ts';
 import { shrink } from '../../src/generate/shrink.ts';
 import { isValid } from '../../src/generate/valid.ts';
 import { Mutant } from '../../src/mmu/mutants.ts';
-import { Findings } from './findings.ts';
+import { Findings, KINDS } from './findings.ts';
 
 const SEED = 20_261_122;
 const NUMBERS = 60;
@@ -28,6 +28,17 @@ describe('bare against kvm', () => {
     expect(sum((each) => each.translated) / accesses).toBeGreaterThan(0.3);
     expect(sum((each) => each.equal) / accesses).toBeGreaterThan(0.98);
     expect(sum((each) => each.undetermined + each.notModelled)).toBe(0);
+  });
+});
+
+describe('a hypervisor without nested paging', () => {
+  const kind = KINDS.find(({ name }) => name === 'none')!;
+  const findings = new Findings();
+  for (let index = 0; index < NUMBERS / 2; index++) findings.run(SEED, index, kind);
+
+  test('nothing is unexplained, with any tables', () => {
+    expect(findings.sentences).toEqual([]);
+    expect(findings.tallies.size).toBe(3 * PAGINGS.length);
   });
 });
 

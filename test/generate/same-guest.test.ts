@@ -14,11 +14,12 @@ const MACHINES: readonly { readonly name: string; readonly options: readonly str
   { name: 'shadow', options: ['--tdp', 'off'] },
 ];
 
-async function diverged(files: readonly string[], options: readonly string[]): Promise<unknown[]> {
+async function diverged(files: readonly string[], options: readonly string[], beyond = ''): Promise<unknown[]> {
   const { stdout } = await rewalk('replay', '--json', '--machine', 'kvm', ...options, ...files);
   const { results } = JSON.parse(stdout) as { results: { verdict: string; receipt: { title: string } }[] };
   expect(results.length).toBeGreaterThan(0);
-  return results.filter(({ verdict }) => verdict !== 'match').map(({ receipt }) => receipt.title);
+  // Under shadow paging KVM offers no nested paging: what needs it is said not to be modelled.
+  return results.filter(({ verdict }) => verdict !== 'match' && verdict !== beyond).map(({ receipt }) => receipt.title);
 }
 
 describe.each(MACHINES)('$name', ({ options }) => {
@@ -34,6 +35,7 @@ describe.each(MACHINES)('$name', ({ options }) => {
       await diverged(
         files.map((name) => join(KEPT, name)),
         options,
+        options[1] === 'off' ? 'not-modelled' : '',
       ),
     ).toEqual([]);
   });

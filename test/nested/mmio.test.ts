@@ -1,6 +1,7 @@
 /** MMIO of L1's that L2 touches (facts/kvm-mmu.md §6.7). */
 
 import { expect, test } from 'vitest';
+import { RetPf } from '../../src/mmu/fault.ts';
 import { TABLE } from '../mmu/shadow-rig.ts';
 import { NCR3_A, NestedRig } from './nested-rig.ts';
 
@@ -47,4 +48,18 @@ test('what L1 has cached by its physical address does not serve an nGPA that is 
   rig.take();
   // Nothing is mapped for the nGPA: not MMIO, to be tried again.
   expect(rig.handler.handle(0x9010, 0, RSVD | 5, false)).toBe(1);
+});
+
+test.each([
+  [1, RetPf.FIXED],
+  [32764, RetPf.EMULATE],
+])("what is in slot %i, of KVM's own ones nothing, is there for L2", (slot, done) => {
+  const rig = rigInL2('6.1');
+  rig.leave();
+  rig.base.slot({ slot, base: DEVICE, size: 1 });
+  rig.vmrun(NCR3_A);
+  rig.serve();
+  rig.take();
+  expect(rig.handler.handle(0x9010, 0, 4, false)).toBe(done);
+  expect(rig.take().some((text) => text.startsWith('mmio '))).toBe(done === RetPf.EMULATE);
 });

@@ -3,8 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { Problem, placeText } from '../../src/bits/problem.ts';
+import { defaultKvmConfig } from '../../src/formats/kvm-config.ts';
 import { type Expectation, expectationsFor } from '../../src/replay/expectations.ts';
-import type { ReplayResult } from '../../src/replay/result.ts';
+import type { MachineFacts, ReplayResult } from '../../src/replay/result.ts';
 import type { ReplayOptions } from '../../src/replay/session.ts';
 import { header, lands, replay, state, TABLES } from './small-traces.ts';
 
@@ -112,6 +113,32 @@ describe('the file beside the traces', () => {
     expect(read(content, join(folder, 'third.rwt'))).toEqual([]);
   });
 
+  test('says under which machine: elsewhere it is as if it were not there', () => {
+    const kvm: MachineFacts = { name: 'kvm', config: defaultKvmConfig(), wiring: 'walk-mmu', mutants: ['m01-x'] };
+    const bare: MachineFacts = { name: 'bare', config: undefined, wiring: undefined, mutants: [] };
+    const holds = (when: object): [onKvm: number, onBare: number, anywhere: number] => {
+      writeFileSync(path, JSON.stringify({ 'case.rwt': [{ ...entry, when }] }));
+      return [
+        expectationsFor(trace, 0, kvm).length,
+        expectationsFor(trace, 0, bare).length,
+        expectationsFor(trace).length,
+      ];
+    };
+    for (const when of [
+      { machine: 'kvm' },
+      { profile: '6.1' },
+      { wiring: 'walk-mmu' },
+      { tdp: true, tdpMmu: true },
+      { mutant: 'm01-x' },
+    ]) {
+      expect([when, holds(when)]).toEqual([when, [1, 0, 1]]);
+    }
+    expect(holds({ machine: 'bare' })).toEqual([0, 1, 1]);
+    for (const when of [{ profile: '7.3' }, { machine: 'kvm', tdp: false }, { mutant: 'm02' }]) {
+      expect([when, holds(when)]).toEqual([when, [0, 0, 1]]);
+    }
+  });
+
   test('need not be there, and is not looked for beside a pipe', () => {
     expect(expectationsFor(join(folder, 'nowhere', 'case.rwt'))).toEqual([]);
     expect(read('no JSON', '-')).toEqual([]);
@@ -133,6 +160,14 @@ describe('the file beside the traces', () => {
     ['a group that is no text', { 'case.rwt': [{ ...entry, group: 7 }] }, /has no text "group"$/],
     ['a count of 0', { 'case.rwt': [{ ...entry, count: 0 }] }, /has no positive "count"$/],
     ['half a count', { 'case.rwt': [{ ...entry, count: 1.5 }] }, /has no positive "count"$/],
+    ['a condition that is none', { 'case.rwt': [{ ...entry, when: 'kvm' }] }, /has a "when" that is no object$/],
+    ['an empty condition', { 'case.rwt': [{ ...entry, when: {} }] }, /has an empty "when"$/],
+    [
+      'an unknown condition',
+      { 'case.rwt': [{ ...entry, when: { cpu: 'x' } }] },
+      /has an unknown condition "cpu" in "when"$/,
+    ],
+    ['a condition of another type', { 'case.rwt': [{ ...entry, when: { tdp: 'on' } }] }, /"tdp" is no true or false$/],
     ['steps that are none', { 'case.rwt': [{ ...entry, steps: [-1] }] }, /has "steps" that is no list of ordinals$/],
   ])('is refused with its place: %s', (_, content, message) => {
     expect(read(content)).toMatch(message);

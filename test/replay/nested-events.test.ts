@@ -40,11 +40,11 @@ function unlike(step: Line, recorded: Line, replayed: Line, options = AMD): read
 describe('an exit of L2', () => {
   const rows = [vmexit('0x400', '0x100000006', '0x10001000'), pageFault('0x10001000', '0x100000006')];
 
-  test('that came to KVM is input, but that it did, why, and what the tables said', () => {
+  test('that came to KVM is input, but for what the tables said', () => {
     const result = one(FAULT, rows);
     expect(result.verdict).not.toBe('diverged');
     expect(fieldsOf(result, 'nested-vmexit')).toEqual({
-      exit_reason: [1, 0, 0],
+      exit_reason: [0, 1, 0],
       info1: [0, 1, 0],
       'info1 of the tables': [1, 0, 0],
       info2: [0, 1, 0],
@@ -97,12 +97,15 @@ describe('an exit of L2', () => {
 describe('an exit that L1 gets', () => {
   const npf = inject('0x400', '0x100000007', '0x10001040');
 
-  test.each([FAULT, WALK])('is predicted where the MMU raised it: %j', (step) => {
+  test.each([
+    FAULT,
+    WALK,
+  ])('is predicted where the MMU raised it, but for an address that came with the fault: %j', (step) => {
     const fields = fieldsOf(one(step, [npf]), 'nested-vmexit-inject');
     expect(fields).toEqual({
       exit_code: [1, 0, 0],
       exit_info1: [1, 0, 0],
-      exit_info2: [1, 0, 0],
+      exit_info2: step === FAULT ? [0, 1, 0] : [1, 0, 0],
       exit_int_info: [0, 1, 0],
       exit_int_info_err: [0, 1, 0],
     });
@@ -116,6 +119,12 @@ describe('an exit that L1 gets', () => {
       inject('0x0', '0x40001040', info2, { exit_int_info: info, exit_int_info_err: error });
     const pf = fault('0x80000b0e', '0x7');
     expect(unlike(FAULT, pf, pf, INTEL)).toEqual([]);
+    const qualification = (rows: Line): number[] =>
+      fieldsOf(one(FAULT, [rows], undefined, INTEL), 'nested-vmexit-inject')['exit_info1']!;
+    expect([qualification(pf), qualification(inject('0x30', '0x181', '0x0'))]).toEqual([
+      [0, 1, 0],
+      [1, 0, 0],
+    ]);
     expect(unlike(FAULT, pf, fault('0x80001b0e', '0x7', '0x80000020'), INTEL)).toEqual([]);
     expect(unlike(FAULT, pf, fault('0x80000b0d', '0x7'), INTEL)).toEqual(['exit_int_info']);
     expect(unlike(FAULT, pf, fault('0x80000b0e', '0x5'), INTEL)).toEqual(['exit_int_info_err']);
@@ -125,13 +134,13 @@ describe('an exit that L1 gets', () => {
   });
 });
 
-test('entries into L2 are predicted, INVLPGA is input', () => {
+test('what L1 gives its L2, and what INVLPGA is about, is input', () => {
   const enter: Line = { 'nested-entry': 'svm' };
   const vmenter = (pgd: string, tdp = true): Line => ({ kvm: 'nested-vmenter', tdp_enabled: tdp, guest_pgd: pgd });
   const intercepts = (exceptions: string): Line => ({ kvm: 'nested-intercepts', exceptions });
   const result = one(enter, [vmenter('0x7000'), intercepts('0x4000')]);
-  expect(fieldsOf(result, 'nested-vmenter')).toEqual({ tdp_enabled: [1, 0, 0], guest_pgd: [1, 0, 0] });
-  expect(fieldsOf(result, 'nested-intercepts')).toEqual({ exceptions: [1, 0, 0] });
+  expect(fieldsOf(result, 'nested-vmenter')).toEqual({ tdp_enabled: [0, 1, 0], guest_pgd: [0, 1, 0] });
+  expect(fieldsOf(result, 'nested-intercepts')).toEqual({ exceptions: [0, 1, 0] });
   expect(unlike(enter, vmenter('0x7000'), vmenter('0x8000'))).toEqual(['guest_pgd']);
   expect(unlike(enter, vmenter('0x7000'), vmenter('0x7000', false))).toEqual(['tdp_enabled']);
   expect(unlike(enter, intercepts('0x4000'), intercepts('0x0'))).toEqual(['exceptions']);

@@ -33,6 +33,7 @@ export class ScriptedMachine implements Machine {
     predictsFaults: boolean;
     invariantFindings: [];
     takeBackAd(): void;
+    takeReflected(): void;
   };
   private readonly columns: StepColumns;
   private readonly tables: readonly (readonly TableUse[])[];
@@ -43,7 +44,14 @@ export class ScriptedMachine implements Machine {
     tables: readonly (readonly TableUse[])[],
     predictsFaults: boolean,
   ) {
-    this.kvm = { config, tableUses: [], predictsFaults, invariantFindings: [], takeBackAd: () => {} };
+    this.kvm = {
+      config,
+      tableUses: [],
+      predictsFaults,
+      invariantFindings: [],
+      takeBackAd: () => {},
+      takeReflected: () => {},
+    };
     this.columns = columns;
     this.tables = tables;
   }

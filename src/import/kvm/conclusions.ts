@@ -3,7 +3,7 @@
  * and generations, as steps ahead of the one that shows them. `stranger.ts` says what they must be, this file when.
  */
 
-import { Reg, type RegId } from '../../formats/registers.ts';
+import { CR0_PG, Reg, type RegId } from '../../formats/registers.ts';
 import { Provenance, StepKind } from '../../formats/step.ts';
 import type { TraceEvent } from '../ftrace/event.ts';
 import { mayCause } from './attribution.ts';
@@ -11,11 +11,19 @@ import { type Draft, kindOf, rareDraft, registerDraft } from './draft.ts';
 import type { Unit } from './exit-units.ts';
 import type { Seen } from './host-config.ts';
 import { invlpgShown, type ShownInvlpg } from './invlpg-shown.ts';
+import { nestedWalkShown } from './nested-walk-shown.ts';
 import type { Parts } from './parts.ts';
 import { registerShown } from './register-shown.ts';
 import { Role } from './role-bits.ts';
 import type { Stranger, Wanted } from './stranger.ts';
 import type { Walk } from './walked-tables.ts';
+
+/** Where L1's own registers are kept while L2 runs. */
+const HOST_REGISTERS: ReadonlyMap<RegId, RegId> = new Map<RegId, RegId>([
+  [Reg.CR0, Reg.HOST_CR0],
+  [Reg.CR4, Reg.HOST_CR4],
+  [Reg.EFER, Reg.HOST_EFER],
+]);
 
 type PageEvent = Extract<TraceEvent, { name: 'kvm_mmu_get_page' }>;
 
@@ -108,11 +116,44 @@ export class Conclusions {
   /** The level of the first entry of `walk` tells the guest's paging mode, ahead of `step`. */
   mode(walk: Walk, level: number, step: Draft): void {
     const { registers, tables } = this.parts;
+    if (walk.second !== undefined) this.secondStageMode(walk, level, step);
+    if (walk.second !== undefined || walk.shape !== undefined) return;
     if (walk.level !== 0 || level < 2 || tables.levels === level) return;
     for (const [register, value] of this.stranger.modeOf(level, registers)) {
       step.before.push(...this.found(register, value, step.position));
     }
     Object.assign(walk, tables.begin(walk.address, walk.access));
+  }
+
+  /** L1's nested page tables have the format that L1's own paging has. */
+  private secondStageMode(walk: Walk, level: number, step: Draft): void {
+    const { kvm, registers, tables } = this.parts;
+    if (kvm.intel || walk.level !== 0 || level < 4 || walk.second?.levels === level) return;
+    const host = { get: (register: RegId): bigint => registers.get(HOST_REGISTERS.get(register) ?? register) };
+    for (const [register, value] of this.stranger.modeOf(level, host)) {
+      step.before.push(...this.found(HOST_REGISTERS.get(register)!, value, step.position));
+    }
+    Object.assign(walk, tables.beginSecond(walk.address, walk.access));
+  }
+
+  /** What a walk of L2's that begins shows of L2's root and paging mode. */
+  nestedWalk({ addr, position }: { readonly addr: bigint; readonly position: number }): void {
+    const { now, receipt, registers, steps, tables } = this.parts;
+    const second = tables.secondStage;
+    const shown = second && nestedWalkShown(addr, now.following(), second);
+    if (shown === undefined) return;
+    const wanted = new Map(
+      shown.levels === 0
+        ? [[Reg.CR0, registers.get(Reg.CR0) & ~BigInt(CR0_PG >>> 0)]]
+        : tables.levels === shown.levels
+          ? []
+          : this.stranger.modeOf(shown.levels, registers),
+    );
+    if (shown.root !== undefined) wanted.set(Reg.CR3, (registers.get(Reg.CR3) & 0xfffn) | shown.root);
+    const found = [...wanted].flatMap(([register, value]) => this.found(register, value, position));
+    if (found.length > 0) receipt.note("register of the guest's guest concluded", found.length);
+    steps.add(found);
+    if (shown.root !== undefined) tables.rootKnown = true;
   }
 
   /** A register that holds `value`, whatever was known of it. */
@@ -126,6 +167,8 @@ export class Conclusions {
   /** A walk ended otherwise than the registers as they are known let it: they are others, from here on. */
   private walkOver(walk: Walk, step: Draft): void {
     const { receipt, registers, steps } = this.parts;
+    // Of two dimensions it is not looked into which of them failed, nor by whose registers.
+    if (walk.second !== undefined || walk.shape !== undefined) return;
     const change = registerShown(walk, registers, kindOf(step) === StepKind.SOFTWARE_WALK);
     if (change === undefined) return;
     const { register, bit, on } = change;
@@ -143,7 +186,7 @@ export class Conclusions {
     const level = event.role & Role.LEVEL;
     const direct = (event.role & Role.DIRECT) !== 0;
     if (kvm.tdp) {
-      if (!event.created && level === (this.seen.directRootLevel ?? 4)) this.contextReset(event.position);
+      if (direct && !event.created && level === (this.seen.directRootLevel ?? 4)) this.contextReset(event.position);
       return;
     }
     if (steps.entryRows.length > 0 || (level < 4 && !direct)) return;

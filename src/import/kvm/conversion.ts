@@ -6,17 +6,18 @@
 import { Provenance, StepKind } from '../../formats/step.ts';
 import type { TraceEvent } from '../ftrace/event.ts';
 import type { StepSink } from '../sink.ts';
+import { ConcludedNesting } from './concluded-nesting.ts';
 import { Conclusions } from './conclusions.ts';
 import { type Draft, DraftWriter, draft, rareDraft } from './draft.ts';
 import { Emulator, isOperand } from './emulator.ts';
 import { isPageFaultExit } from './exit-reasons.ts';
-import type { Unit } from './exit-units.ts';
+import { isOfL2, type Unit } from './exit-units.ts';
 import { FaultsAndWalks } from './faults-and-walks.ts';
 import type { Seen } from './host-config.ts';
 import { notifier } from './host-notifier.ts';
 import { Intercepted } from './intercepted.ts';
 import { isWalkerEvent } from './neighbours.ts';
-import type { NestedGuest } from './nested-guest.ts';
+import { NestedGuest } from './nested-guest.ts';
 import type { Parts } from './parts.ts';
 import type { Stranger } from './stranger.ts';
 import { UnitProgress } from './unit-progress.ts';
@@ -64,7 +65,7 @@ export class Conversion {
   private readonly faultsAndWalks: FaultsAndWalks;
   private readonly intercepted: Intercepted;
   private readonly watcher: Watcher;
-  private readonly nested: NestedGuest | undefined;
+  private readonly nested: NestedGuest;
   private entered = false;
 
   /** `seen` is filled in. `from`: whoever tells what the events do not. */
@@ -75,15 +76,16 @@ export class Conversion {
     // Of a walk that is over, first what it touched is told, then what it shows of registers.
     this.emulator = new Emulator(parts);
     this.concluded = 'marks' in from ? undefined : new Conclusions(parts, from, seen);
-    this.nested = this.described?.nested;
+    this.nested = this.described?.nested ?? new NestedGuest(parts, new ConcludedNesting(parts));
     this.faultsAndWalks = new FaultsAndWalks(parts, this.emulator, this.nested, this.concluded);
     this.intercepted = new Intercepted(parts, this.nested, this.concluded);
     this.watcher = new Watcher(parts, seen, this.concluded);
   }
 
   /** `next`: the units after this one, read only as far as needed. */
-  async unit(unit: Unit, next: AsyncIterable<Unit>): Promise<void> {
+  async unit(whole: Unit, next: AsyncIterable<Unit>): Promise<void> {
     const { actions, steps } = this.parts;
+    const unit = this.known(whole);
     const now = new UnitProgress(unit);
     this.parts.now = now;
     this.emulator.beginUnit();
@@ -100,10 +102,22 @@ export class Conversion {
     }
     this.emulator.settleStore(unit.entry?.position ?? 0);
     steps.settle();
-    this.nested?.endUnit();
+    this.nested.endUnit();
     if (unit.entry !== undefined) this.entry(unit.entry.position);
     else this.end(unit);
     this.writer.write(steps.take());
+  }
+
+  /** Of a guest's guest that ran before the trace began it is not known on which tables. */
+  private known(unit: Unit): Unit {
+    if (this.described !== undefined || this.nested.active || !isOfL2(unit)) return unit;
+    for (const event of unit.events) {
+      this.parts.receipt.omit(
+        event.name === 'other' ? event.event : event.name,
+        "of a guest's guest that was entered before",
+      );
+    }
+    return { ...unit, exit: undefined, events: [] };
   }
 
   /** What the exit itself is a stimulus of. */
@@ -198,16 +212,14 @@ export class Conversion {
         receipt.omit(event.name, 'without consequence');
         return;
       case 'kvm_invlpga':
-        if (this.nested === undefined) receipt.omit(event.name, 'nested event');
-        else this.intercepted.invlpga(event);
+        this.intercepted.invlpga(event);
         return;
       case 'kvm_nested_vmenter':
       case 'kvm_nested_intercepts':
       case 'kvm_nested_vmenter_failed':
       case 'kvm_nested_vmexit':
       case 'kvm_nested_vmexit_inject':
-        if (this.nested === undefined) receipt.omit(event.name, 'nested event');
-        else this.nestedEvent(this.nested, event);
+        this.nestedEvent(event);
         return;
       default:
         this.watcher.watch(event);
@@ -216,7 +228,8 @@ export class Conversion {
     }
   }
 
-  private nestedEvent(nested: NestedGuest, event: NestedEvent): void {
+  private nestedEvent(event: NestedEvent): void {
+    const { nested } = this;
     const { kvm, receipt } = this.parts;
     switch (event.name) {
       case 'kvm_nested_vmenter':

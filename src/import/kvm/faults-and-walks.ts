@@ -38,10 +38,10 @@ export class FaultsAndWalks {
   private readonly parts: Parts;
   private readonly emulator: Emulator;
   private readonly concluded: Conclusions | undefined;
-  private readonly nested: NestedGuest | undefined;
+  private readonly nested: NestedGuest;
 
-  /** `nested`: of a recording with marks; `concluded`: of a stranger's trace. */
-  constructor(parts: Parts, emulator: Emulator, nested: NestedGuest | undefined, concluded: Conclusions | undefined) {
+  /** `concluded`: of a stranger's trace. */
+  constructor(parts: Parts, emulator: Emulator, nested: NestedGuest, concluded: Conclusions | undefined) {
     this.parts = parts;
     this.nested = nested;
     this.emulator = emulator;
@@ -76,7 +76,7 @@ export class FaultsAndWalks {
     const provenance = recorded ? Provenance.RECORDED : Provenance.INFERRED;
     const op = StepKind.FAULT_EXIT | (provenance << PROVENANCE_SHIFT) | during | state;
     const step = steps.begin(draft(op, event.address, event.errorCode, event.position));
-    this.nested?.exitRow(step);
+    this.nested.exitRow(step);
     if (recorded) step.rows.push(...rowsOf(event)!);
     if (kvm.tdp) {
       // What L1 has under its guest is walked by the handler.
@@ -99,7 +99,8 @@ export class FaultsAndWalks {
       return;
     }
     const own = now.handlerWalks > 0 && !now.emulating && event.addr === now.fault?.address;
-    this.concluded?.rootOf(event.position, own ? steps.current : undefined);
+    if (!tables.twoStages) this.concluded?.rootOf(event.position, own ? steps.current : undefined);
+    else if (!own) this.concluded?.nestedWalk(event);
     if (own && steps.current !== undefined) {
       now.handlerWalks--;
       steps.row(event);

@@ -7,9 +7,10 @@ import { createHash } from 'node:crypto';
 import { createReadStream, existsSync, readdirSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { Problem } from '../../bits/problem.ts';
-import { ZERO } from '../../bits/word64.ts';
+import { type Word64, ZERO } from '../../bits/word64.ts';
 import type { KvmProfile } from '../../formats/decode/kvm-role.ts';
 import { Obs, obsMask } from '../../formats/observation.ts';
+import { EPTP_AD } from '../../formats/registers.ts';
 import type { StepColumns } from '../../trace/columns.ts';
 import { FORMAT_VERSION, type Processor, type Source, type TraceHeader } from '../../trace/header.ts';
 import { ioProblem } from '../../trace/input.ts';
@@ -37,7 +38,7 @@ import { TraceMarks } from './trace-marks.ts';
 import { Unannounced } from './unannounced.ts';
 import { UnitQueue } from './unit-queue.ts';
 import { VmxNesting } from './vmx-nesting.ts';
-import { taskOf } from './which-task.ts';
+import { ofOneTask, taskOf } from './which-task.ts';
 
 export interface KvmOptions {
   /** The kernel's generation, if the recording does not tell. Default `6.1`. */
@@ -70,6 +71,13 @@ const GUEST_LOG = /^(?:[^_]+_)?vmm\.log\.gz$/;
 
 /** Marks ahead of what a guest does without an event. */
 const ANNOUNCING: ReadonlySet<string> = new Set(['store', 'clearPage', 'fill', 'registerWrite', 'invlpg', 'vmrun']);
+
+/**
+ * Execute-only, walks of 4 levels, write-back, pages of 2 MiB and 1 GiB, INVEPT and INVVPID of every type
+ * (SDM vol. 3D A.10).
+ */
+const OFFERED_TO_L1: Word64 = { lo: 0x0613_4041, hi: 0xf01 };
+const EPT_CAP_AD = 1 << 21;
 
 /** Names of a trace in a folder, the best first. */
 const TRACES = ['trace.dat', 'trace.txt.gz', 'trace.txt'];
@@ -145,7 +153,7 @@ export async function importEvents(
 ): Promise<KvmImport> {
   const receipt = new EventReceipt();
   const seen = nothingSeen();
-  const stranger = recording === undefined ? await strangerOf(options.survey ?? events, seen) : undefined;
+  const stranger = recording === undefined ? await strangerOf(ofOneTask(options.survey ?? events), seen) : undefined;
   const told = stranger?.survey.hasExits === false ? withExits(events, stranger.survey, stranger.putIn) : events;
   const units = new UnitQueue(exitUnits(told, receipt, options.task));
   const processor = recording === undefined ? unknownProcessor(stranger!) : processorOf(recording.marks);
@@ -165,7 +173,6 @@ export async function importEvents(
   if (stranger !== undefined) receipt.dropPutIn(stranger.survey.names);
   const mmu = kvmConfigOf(hypervisor.parameters, processor, seen, options.profile ?? '6.1');
   const parameters = stranger === undefined ? hypervisor.parameters : strangersParameters(stranger);
-  const unknown = stranger?.unknown ?? (parts.tables.announced ? [] : ['memory']);
   const header: TraceHeader = {
     formatVersion: FORMAT_VERSION,
     featureFlags: 0,
@@ -180,7 +187,7 @@ export async function importEvents(
     knownFaults: recording === undefined ? [] : faultsOf(recording, processor, mmu.tdp),
     hypervisor: { ...hypervisor, parameters, tdp: mmu.tdp, mmu },
     omissions: [...receipt.omissions].map(([what, count]) => ({ what, count })),
-    ...(unknown.length === 0 ? {} : { unknown }),
+    ...(stranger === undefined ? {} : { unknown: stranger.unknown }),
   };
   sink.header(header);
   for (const columns of kept) sink.steps(columns);
@@ -205,9 +212,18 @@ function unknownProcessor({ survey }: Stranger): Processor {
     model: 'unknown',
     maxphyaddr: survey.maxphyaddr,
     features: survey.features,
-    eptVpidCap: ZERO,
+    eptVpidCap: survey.eptps === 0n ? ZERO : offeredToL1(survey.eptps),
     secondaryControlsAllowed: 0,
   };
+}
+
+/**
+ * IA32_VMX_EPT_VPID_CAP for an L1 that uses EPT: what KVM offers on a processor that has it all; accessed and dirty bits
+ * if an EPT pointer asks for them.
+ */
+function offeredToL1(eptps: bigint): Word64 {
+  const { lo, hi } = OFFERED_TO_L1;
+  return { lo: (lo | ((eptps & BigInt(EPTP_AD)) !== 0n ? EPT_CAP_AD : 0)) >>> 0, hi };
 }
 
 /** Surveys a trace without side files. */

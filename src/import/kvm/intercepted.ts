@@ -13,17 +13,19 @@ import type { NestedGuest } from './nested-guest.ts';
 import type { Parts } from './parts.ts';
 
 const EFER_MSR = 0xc000_0080;
+/** Type of INVEPT (SDM vol. 3C 31.3). */
+const SINGLE_CONTEXT = 1;
 /** Entries of eight bytes in a page. */
 const EPTP_LIST_LENGTH = 512n;
 const CONTROL_REGISTERS: Readonly<Record<number, RegId>> = { 0: Reg.CR0, 3: Reg.CR3, 4: Reg.CR4 };
 
 export class Intercepted {
   private readonly parts: Parts;
-  private readonly nested: NestedGuest | undefined;
+  private readonly nested: NestedGuest;
   private readonly concluded: Conclusions | undefined;
 
-  /** `nested`: of a recording with marks; `concluded`: of a stranger's trace. */
-  constructor(parts: Parts, nested: NestedGuest | undefined, concluded: Conclusions | undefined) {
+  /** `concluded`: of a stranger's trace. */
+  constructor(parts: Parts, nested: NestedGuest, concluded: Conclusions | undefined) {
     this.parts = parts;
     this.nested = nested;
     this.concluded = concluded;
@@ -44,11 +46,12 @@ export class Intercepted {
   instructionExit(exit: ExitEvent): void {
     const { actions, memory, now, receipt, registers, steps } = this.parts;
     const action = actions.takeInstruction(exit.reason);
+    const { position } = exit;
     if (action === undefined) {
-      receipt.note(`${exit.reason} of which no mark tells`);
+      if (this.concluded !== undefined && exit.reason === 'INVEPT') this.unknownInvept(position);
+      else receipt.note(`${exit.reason} of which no mark tells`);
       return;
     }
-    const { position } = exit;
     const { type, address, operand } = action;
     if (exit.reason === 'VMFUNC') {
       const list = registers.get(Reg.EPTP_LIST);
@@ -58,12 +61,20 @@ export class Intercepted {
       if (!refused && eptp === undefined) receipt.note('EPT pointer that VMFUNC took is not known');
       if (!refused && eptp !== undefined) {
         registers.set(Reg.EPTP, eptp);
-        this.nested?.kind.eptpSwitched(eptp);
+        this.nested.kind.eptpSwitched(eptp);
       }
     } else {
       const kind = exit.reason === 'INVEPT' ? Invalidation.INVEPT : Invalidation.INVVPID;
       steps.invalidate(kind, type, address, operand, position);
     }
+  }
+
+  /** Of a stranger's trace: taken to be of the EPT pointer that L1 used last, which is what KVM keeps tables for. */
+  private unknownInvept(position: number): void {
+    const { receipt, registers, steps } = this.parts;
+    receipt.note('INVEPT concluded to be of the EPT pointer used last');
+    const step = steps.invalidate(Invalidation.INVEPT, SINGLE_CONTEXT, 0n, registers.get(Reg.EPTP), position);
+    step.op = (step.op & ~(PROVENANCE_MASK << PROVENANCE_SHIFT)) | (Provenance.INFERRED << PROVENANCE_SHIFT);
   }
 
   invlpga(event: Extract<TraceEvent, { name: 'kvm_invlpga' }>): void {

@@ -36,6 +36,10 @@ export interface Stated {
 export interface NestingKind {
   /** Flags of a NESTED_ENTRY beside NESTED_SVM. */
   readonly entryFlags: number;
+  /** False: nobody tells of L1's page-modification log. */
+  readonly logKnown?: boolean;
+  /** How it is known what L1 goes on with. */
+  readonly restored: number;
   /** Whether the mark is one that prepares an entry. */
   take(mark: Mark): boolean;
   /** What is in force while L2 runs, with `l1` in force before. */
@@ -137,7 +141,7 @@ export class NestedGuest {
       BigInt(reason ?? 0),
       event.position,
     );
-    if (event.reason === 'PML_FULL') this.parts.tables.lastSetRefused();
+    const refused = event.reason === 'PML_FULL' ? this.parts.tables.lastSetRefused(event.position) : undefined;
     const raising = this.raising(event);
     if (raising !== undefined) {
       raising.rows.push(...rowsOf(event)!);
@@ -146,6 +150,8 @@ export class NestedGuest {
       step.rows.push(...rowsOf(event)!);
     }
     this.goBack(step);
+    // A replay that knows of no log has set the bits.
+    if (refused !== undefined && this.kind.logKnown === false) this.parts.steps.add([refused]);
   }
 
   /** L1 goes on; `step`: the exit. */
@@ -154,9 +160,10 @@ export class NestedGuest {
     steps.begin(step);
     const l2 = this.control;
     const { position } = step;
-    steps.setRegister(Reg.GUEST_MODE, BigInt(GuestMode.NONE), Provenance.INFERRED, position);
+    const { restored } = this.kind;
+    steps.setRegister(Reg.GUEST_MODE, BigInt(GuestMode.NONE), restored, position);
     this.kind.left(this.l1, l2).forEach((value, i) => {
-      steps.setRegister(CONTROL_REGISTERS[i]!, value, Provenance.INFERRED, position);
+      steps.setRegister(CONTROL_REGISTERS[i]!, value, restored, position);
     });
     actions.inL2 = false;
     this.entering = false;

@@ -7,6 +7,7 @@ import type { TraceEvent } from '../ftrace/event.ts';
 import { FrameHistory, type SurveyedSlot } from './frame-history.ts';
 import { isEptMmio, mmioFrame } from './mmio-spte.ts';
 import { Role } from './role-bits.ts';
+import { SurveyedNesting } from './surveyed-nesting.ts';
 import { SurveyedWalks } from './surveyed-walks.ts';
 
 /** What a whole trace shows of its VM. */
@@ -37,6 +38,8 @@ export interface Survey {
   readonly maxphyaddr: number;
   /** Bits of role words that the trace tells. */
   readonly roleMask: number;
+  /** The EPT pointers that L1 uses, ORed; 0: none. */
+  readonly eptps: bigint;
 }
 
 const ERROR_PFN = 1n << 63n;
@@ -49,6 +52,7 @@ export class Surveyor {
   private readonly names = new Set<string>();
   private readonly frames = new FrameHistory();
   private readonly walks = new SurveyedWalks(this.frames);
+  private readonly nesting = new SurveyedNesting();
   private readonly tasks = new Map<number, number>();
   private requested = false;
   private highestPfn = 0n;
@@ -66,6 +70,7 @@ export class Surveyor {
   private secondStage = false;
   private roleMask = 0xffff_ffff;
   private upperCase: boolean | undefined;
+  private eptps = 0n;
 
   add(event: TraceEvent): void {
     this.names.add(event.name === 'other' ? event.event : event.name);
@@ -77,9 +82,18 @@ export class Surveyor {
         if (this.secondStage) this.tdp = true;
         this.faultFrame = undefined;
         this.walks.end();
+        this.nesting.end();
+        break;
+      case 'kvm_nested_vmenter':
+        this.nesting.entered(event.tdp);
+        if (event.tdp) this.eptps |= event.guestPgd;
+        break;
+      case 'kvm_nested_vmenter_failed':
+      case 'kvm_nested_vmexit_inject':
+        this.nesting.left();
         break;
       case 'kvm_page_fault':
-        this.faultFrame = this.secondStage ? event.address >> 12n : undefined;
+        this.faultFrame = this.secondStage && !this.nesting.active ? event.address >> 12n : undefined;
         break;
       case 'kvm_unmap_hva_range':
         this.hostAddress(event.start, event.end);
@@ -91,14 +105,16 @@ export class Surveyor {
         this.exits = true;
         break;
       case 'kvm_mmu_pagetable_walk':
+        this.nesting.walk(event.addr);
         this.walks.begin(event.addr, event.position);
         break;
       case 'kvm_mmu_paging_element':
-        this.walks.element(event.level, event.pte, event.position);
+        if (this.nesting.isOfL2(event.level, event.pte)) this.walks.end();
+        else this.walks.element(event.level, event.pte, event.position);
         break;
       case 'kvm_mmu_set_accessed_bit':
       case 'kvm_mmu_set_dirty_bit':
-        this.walks.bitSet(event.gpa, event.position);
+        if (!this.nesting.active) this.walks.bitSet(event.gpa, event.position);
         break;
       case 'kvm_mmu_spte_requested':
         this.task(event.pid);
@@ -140,7 +156,7 @@ export class Surveyor {
 
   /** A page that is copied while a fault is handled is the one that faulted. */
   private hostAddress(start: bigint, end: bigint): void {
-    const leaf = this.secondStage ? undefined : this.walks.page;
+    const leaf = this.secondStage && !this.nesting.active ? undefined : this.walks.page;
     const frame = this.faultFrame ?? leaf;
     if (frame !== undefined && end - start === 0x1000n) this.frames.mappedAt(frame, start);
   }
@@ -176,7 +192,8 @@ export class Surveyor {
       this.shadow = true;
       this.frames.show(event.gfn, event.position, true);
     }
-    if ((event.role & event.roleMask & Role.AD_DISABLED) !== 0) this.adDisabled = true;
+    // Tables that stand for an EPT of L1's follow that.
+    if (!this.nesting.active && (event.role & event.roleMask & Role.AD_DISABLED) !== 0) this.adDisabled = true;
   }
 
   survey(): Survey {
@@ -199,6 +216,7 @@ export class Surveyor {
       features: ['pse', 'pae', 'nx', ...(this.walks.gigabytePages ? ['pdpe1gb'] : [])],
       maxphyaddr: this.walks.maxphyaddr,
       roleMask: this.roleMask,
+      eptps: this.upperCase === true ? this.eptps : 0n,
     };
   }
 }

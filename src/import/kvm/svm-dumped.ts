@@ -17,6 +17,7 @@ import {
 } from './nested-guest.ts';
 
 export class DumpedVmcbNesting implements NestingKind {
+  readonly restored = Provenance.INFERRED;
   private readonly receipt: EventReceipt;
   private readonly following: () => Iterable<TraceEvent>;
   private readonly asid: bigint;
@@ -59,17 +60,9 @@ export class DumpedVmcbNesting implements NestingKind {
       { register: Reg.NESTED_CONTROL, value: event.tdp ? BigInt(NESTED_NP_ENABLE) : 0n, provenance: recorded },
       { register: Reg.NCR3, value: event.tdp ? event.guestPgd : 0n, provenance: recorded },
       { register: Reg.ASID, value: this.asid, provenance: dumped },
-      { register: Reg.EXCEPTION_BITMAP, value: this.interceptedExceptions(), provenance: recorded },
+      { register: Reg.EXCEPTION_BITMAP, value: interceptedExceptions(this.following()), provenance: recorded },
       ...CONTROL_REGISTERS.map((register, i) => ({ register, value: control[i]!, provenance: this.savedFrom })),
     ];
-  }
-
-  /** KVM prints them right behind the entry. */
-  private interceptedExceptions(): bigint {
-    for (const event of this.following()) {
-      if (event.name === 'kvm_nested_intercepts') return BigInt(event.exceptions >>> 0);
-    }
-    return 0n;
   }
 
   /** SVM has no such function. */
@@ -82,4 +75,12 @@ export class DumpedVmcbNesting implements NestingKind {
     this.control = 0;
     return l1;
   }
+}
+
+/** The exceptions that L1 intercepts, which KVM prints right behind the entry. */
+export function interceptedExceptions(following: Iterable<TraceEvent>): bigint {
+  for (const event of following) {
+    if (event.name === 'kvm_nested_intercepts') return BigInt(event.exceptions >>> 0);
+  }
+  return 0n;
 }

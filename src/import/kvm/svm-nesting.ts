@@ -13,6 +13,7 @@ import {
 } from './nested-guest.ts';
 
 export class SvmNesting implements NestingKind {
+  readonly restored = Provenance.INFERRED;
   private readonly receipt: EventReceipt;
   private vmrun: MarkOf<'vmrun'> | undefined;
 

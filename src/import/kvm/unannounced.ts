@@ -4,7 +4,7 @@
  * leaf come from the next dump, since tables of these guests only grow.
  */
 
-import { CR0_PG, CR0_WP, CR4_PGE, Reg, type RegId } from '../../formats/registers.ts';
+import { CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, EFER_LME, Reg, type RegId } from '../../formats/registers.ts';
 import { PROVENANCE_SHIFT, Provenance, STORE_KNOWLEDGE, STORE_SIZE_SHIFT, StepKind } from '../../formats/step.ts';
 import type { Dump } from '../kvm-guest/dump.ts';
 import { type Mark, type MarkOf, parseMark } from '../kvm-guest/marks.ts';
@@ -21,6 +21,7 @@ const PRESENT = 1n;
 const ACCESSED = 0x20n;
 /** Accessed and dirty. */
 const SET_BY_PROCESSOR = 0x60n;
+const EFER_MSR = 0xc000_0080;
 /** CR3 bits 3 and 4: how the root table is cached. */
 const CACHE_BITS = 0x18n;
 
@@ -36,8 +37,9 @@ export class Unannounced {
   private dumpsWritten = 0;
   /** Guest-physical address of the last exit that L1 spoke of. */
   private exited = 0n;
-  /** The entry that the access under test goes through; 0: not told. */
+  /** Where the entry is that the access under test goes through, 0: not told; and what it held before. */
   private leaf = 0n;
+  private leafBefore = 0n;
 
   /** `dumps`: in the order in which they were written. `nesting`: of a guest that is a hypervisor. */
   constructor(parts: Parts, dumps: ReadonlyMap<string, Dump>, nesting: DumpedVmcbNesting | undefined) {
@@ -91,10 +93,17 @@ export class Unannounced {
   }
 
   private async toldLater(register: RegId, next: AsyncIterable<Unit>): Promise<bigint | undefined> {
+    let longMode = false;
     for await (const { exit, events } of next) {
-      // Written once more before anybody tells.
-      if (svmControlRegister(exit?.reason ?? '') === register) return undefined;
+      if (svmControlRegister(exit?.reason ?? '') === register) {
+        // Written once more before anybody tells; long mode is not to be had without PAE (SDM vol. 3A 4.1.2).
+        const old = this.parts.registers.get(register);
+        return longMode && register === Reg.CR4 ? old | BigInt(CR4_PAE) : undefined;
+      }
       for (const event of events) {
+        if (event.name === 'kvm_msr' && event.write && event.msr === EFER_MSR) {
+          longMode = (event.value & BigInt(EFER_LME)) !== 0n;
+        }
         if (event.name !== 'mark') continue;
         const value = this.valueIn(register, parseMark(event.text, event.position));
         if (value !== undefined) return value;
@@ -135,10 +144,16 @@ export class Unannounced {
 
   // Marks.
 
-  /** The result of an access has been told: the entry, read once more. */
+  /**
+   * The result of an access has been told: the entry, read once more. A replay that has it in its TLB, since no
+   * INVLPG is announced, sets no bits of its own.
+   */
   accessOver(entry: bigint, position: number): void {
     this.told.clear();
-    if (this.leaf !== 0n) this.read(this.leaf, entry, position);
+    if (this.leaf !== 0n && entry !== this.leafBefore) {
+      this.receipt(this.leaf, entry);
+      this.know(this.leaf, entry, Provenance.MARK, position);
+    }
     this.leaf = 0n;
   }
 
@@ -191,6 +206,7 @@ export class Unannounced {
   private access(mark: MarkOf<'access'>, position: number): void {
     const { memory, tables } = this.parts;
     this.leaf = mark.entryAddress;
+    this.leafBefore = mark.entry;
     if (mark.entryAddress !== 0n) this.read(mark.entryAddress, mark.entry, position);
     this.learn(mark.va, mark.entryAddress, position);
     const entry = mark.entryAddress === 0n ? undefined : memory.read(mark.entryAddress, 8);
@@ -267,6 +283,13 @@ export class Unannounced {
 
   /** The guest has read an entry. */
   private read(address: bigint, seen: bigint, position: number): void {
+    if (this.parts.memory.read(address, 8) === seen) return;
+    this.receipt(address, seen);
+    this.know(address, seen, Provenance.MARK, position);
+  }
+
+  /** Counts what an entry that was read shows. */
+  private receipt(address: bigint, seen: bigint): void {
     const { memory, receipt } = this.parts;
     const known = memory.read(address, 8);
     if (known === seen) return;
@@ -278,7 +301,6 @@ export class Unannounced {
           ? 'store not announced'
           : 'accessed and dirty bits found set',
     );
-    this.know(address, seen, Provenance.MARK, position);
   }
 
   private store(address: bigint, entry: bigint, position: number): void {

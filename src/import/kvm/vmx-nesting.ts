@@ -41,6 +41,7 @@ const ACTIVATE_SECONDARY_CONTROLS = 1n << 31n;
 
 export class VmxNesting implements NestingKind {
   readonly entryFlags = 0;
+  readonly restored = Provenance.INFERRED;
   private readonly receipt: EventReceipt;
   private readonly fields = new Map<bigint, bigint>();
   /** L1 has written the index of its page-modification log, which the processor counts down otherwise. */

@@ -216,9 +216,7 @@ export class WalkedTables {
             : 'accessed and dirty bits found clear',
     );
     this.memory.write(address, size, pte);
-    const op =
-      StepKind.STORE | (Provenance.INFERRED << PROVENANCE_SHIFT) | (size << STORE_SIZE_SHIFT) | STORE_KNOWLEDGE;
-    step.before.push(draft(op, address, pte, step.position));
+    step.before.push(knowledge(address, size, pte, step.position));
   }
 
   /** KVM has set bits of the entry at `shown`: memory holds them from now on; the step itself predicts it. */
@@ -231,11 +229,17 @@ export class WalkedTables {
     this.memory.write(place.address, place.size, known | place.accessed | (dirtied ? place.dirty : 0n));
   }
 
-  /** KVM printed that it sets bits of an entry, and then could not: L1's page-modification log is full. */
-  lastSetRefused(): void {
+  /**
+   * KVM printed that it sets bits of an entry, and then could not: L1's page-modification log is full. What the entry
+   * goes on holding, as a step at `position`, if one is known.
+   */
+  lastSetRefused(position: number): Draft | undefined {
     const { lastSet } = this;
-    if (lastSet !== undefined) this.memory.write(lastSet.place.address, lastSet.place.size, lastSet.before);
     this.lastSet = undefined;
+    if (lastSet === undefined) return undefined;
+    const { address, size } = lastSet.place;
+    this.memory.write(address, size, lastSet.before);
+    return knowledge(address, size, lastSet.before, position);
   }
 
   /** The guest-physical page (L1's) that a walk which went through led to, or `undefined`. */
@@ -294,6 +298,11 @@ export class WalkedTables {
       table = entry & FRAME;
     }
   }
+}
+
+function knowledge(address: bigint, size: 4 | 8, entry: bigint, position: number): Draft {
+  const op = StepKind.STORE | (Provenance.INFERRED << PROVENANCE_SHIFT) | (size << STORE_SIZE_SHIFT) | STORE_KNOWLEDGE;
+  return draft(op, address, entry, position);
 }
 
 function newWalk(address: bigint, access: number, entrySize: 4 | 8): Walk {

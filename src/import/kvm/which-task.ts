@@ -41,3 +41,24 @@ export async function taskOf(
   }
   return task;
 }
+
+/** Events kept while no task has entered a guest: a trace without entries has no task that is known to. */
+const MAXIMUM_KEPT = 1 << 16;
+
+/** The events of the first task that enters a guest; all of them if none does, or late. */
+export async function* ofOneTask(events: AsyncIterable<TraceEvent> | Iterable<TraceEvent>): AsyncGenerator<TraceEvent> {
+  let kept: TraceEvent[] | undefined = [];
+  let task: number | undefined;
+  for await (const event of events) {
+    if (kept === undefined) {
+      if (task === undefined || event.pid === task) yield event;
+      continue;
+    }
+    kept.push(event);
+    if (event.name === 'kvm_entry') task = event.pid;
+    else if (kept.length < MAXIMUM_KEPT) continue;
+    for (const each of kept) if (task === undefined || each.pid === task) yield each;
+    kept = undefined;
+  }
+  yield* kept ?? [];
+}

@@ -43,6 +43,7 @@ export interface VmParts {
 }
 
 export class KvmCpu {
+  private readonly recorded: boolean;
   readonly processor: Processor;
   readonly vcpu: Vcpu;
   readonly nested: Nested;
@@ -83,12 +84,13 @@ export class KvmCpu {
     const faults = new FaultExits(vcpu, handler, rules);
     const emulator = new Emulator(vcpu, handler, vm.written);
     const partial = (header.unknown ?? []).includes('registers');
+    this.recorded = recorded;
     this.processor = processor;
     this.vcpu = vcpu;
     this.nested = nested;
     this.handler = handler;
     this.guestRegisters = new GuestRegisters(vcpu, handler, processor, faults, { recorded, partial });
-    this.transitions = new Transitions(nested, this.guestRegisters, processor);
+    this.transitions = new Transitions(nested, this.guestRegisters, processor, () => this.run());
     this.invalidations = new Invalidations(vcpu, nested, processor);
     this.exits = new RecordedExits({ vcpu, emulator, processor, faults, handler, rules });
     const forget = (): void => {
@@ -114,14 +116,20 @@ export class KvmCpu {
   }
 
   /** Memory changes, or more becomes known of it, between steps that set registers. */
-  memoryChanges(): void {
-    this.transitions.interrupt();
+  memoryChanges(stores = false): void {
+    this.transitions.interrupt(stores);
   }
 
   /** What was set before takes effect. */
   settle(): void {
     this.transitions.settle();
     if (this.guestRegisters.given) this.guestRegisters.take();
+  }
+
+  /** The guest makes an instruction: KVM has entered it. A recording tells of that itself. */
+  private run(): void {
+    const { vcpu } = this;
+    if (!this.recorded && (vcpu.requests !== 0 || vcpu.mmu.root === null)) vcpu.serveRequests();
   }
 
   /** Applies a step of a vCPU's own. False: it is none. */
@@ -136,12 +144,15 @@ export class KvmCpu {
         accesses.gpaAccess(op, addressLo, addressHi);
         return true;
       case StepKind.REGISTER_WRITE:
+        this.run();
         guestRegisters.write(op, operandLo, operandHi);
         return true;
       case StepKind.PDPTE_LOAD:
+        this.run();
         guestRegisters.loadPdptes(op, addressLo, addressHi);
         return true;
       case StepKind.INVALIDATE:
+        this.run();
         this.invalidations.apply(op, addressLo, addressHi, operandLo, operandHi);
         return true;
       case StepKind.NESTED_ENTRY:
@@ -149,6 +160,8 @@ export class KvmCpu {
         transitions.enter();
         return true;
       case StepKind.NESTED_EXIT:
+        // L2 has run, unless the entry failed (VMX: bit 31 of the reason).
+        if (this.nested.active && operandLo >>> 31 === 0) this.run();
         exits.nestedExit(operandLo, addressLo, addressHi);
         transitions.leave();
         return true;
@@ -164,6 +177,10 @@ export class KvmCpu {
       default:
         return false;
     }
+  }
+
+  takeReflected(reflected: boolean): void {
+    this.exits.takeReflected(reflected);
   }
 
   serves(op: number, lo: number, hi: number): boolean {

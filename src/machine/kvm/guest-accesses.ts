@@ -16,6 +16,7 @@ import { ACCESS_AC, ACCESS_SOFTWARE } from '../../formats/step.ts';
 import { RetPf } from '../../mmu/fault.ts';
 import type { FaultHandler } from '../../mmu/fault-handler.ts';
 import type { Vcpu } from '../../mmu/vcpu.ts';
+import { frameHi, frameLo } from '../../paging/guest-memory.ts';
 import type { RowLog } from '../../paging/row-log.ts';
 import type { Emulator } from './emulator.ts';
 import type { FaultExits } from './fault-exits.ts';
@@ -78,8 +79,11 @@ export class GuestAccesses {
     const translated = Obs.TRANSLATED | (12 << OBS_PAGE_SHIFT_SHIFT);
     const { tdp } = this.vcpu.pages.config;
     if (tdp && this.reach(op, lo, gpaHi, false)) return;
-    // Without a second stage, or where there is no memory, the address is all that is to be had.
-    this.log.push(translated, lo, gpaHi, lo, gpaHi);
+    // Without a second stage, or where there is no memory, the address is all that is to be had; L2's has been translated.
+    const { nested, tdpWalk } = this.vcpu;
+    const toLo = nested ? frameLo(tdpWalk.gfn) | (lo & 0xfff) : lo;
+    const toHi = nested ? frameHi(tdpWalk.gfn) : gpaHi;
+    this.log.push(translated, toLo, toHi, lo, gpaHi);
   }
 
   /** False: it goes on to the emulator. `linear`: the address is; otherwise the second stage alone is asked. */

@@ -17,6 +17,7 @@ import {
   STEP_KIND_MASK,
   STEP_REGISTER_MASK,
   STEP_REGISTER_SHIFT,
+  STORE_KNOWLEDGE,
   StepKind,
 } from '../../formats/step.ts';
 import type { FaultHandler } from '../../mmu/fault-handler.ts';
@@ -210,15 +211,15 @@ export class KvmMachine implements Machine, KvmView {
         cpu.setRegister((op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK, operandLo, operandHi);
         break;
       case StepKind.STORE:
-        cpu.memoryChanges();
+        cpu.memoryChanges((op & STORE_KNOWLEDGE) === 0);
         this.stores.store(op, addressLo, addressHi & 0xf_ffff, operandLo, operandHi);
         break;
       case StepKind.RARE:
-        cpu.memoryChanges();
+        cpu.memoryChanges(stimuli[operandLo]!.kind === 'entry-fill');
         this.rareStimulus(stimuli[operandLo]!);
         break;
       case StepKind.CLEAR_PAGE:
-        cpu.memoryChanges();
+        cpu.memoryChanges(true);
         this.stores.clearPage(addressLo, addressHi & 0xf_ffff);
         break;
       case StepKind.HOST_PAGES:
@@ -232,6 +233,7 @@ export class KvmMachine implements Machine, KvmView {
         );
         break;
       case StepKind.VCPU:
+        cpu.memoryChanges();
         this.useCpu(operandLo >>> 0);
         break;
       default:
@@ -281,6 +283,10 @@ export class KvmMachine implements Machine, KvmView {
 
   takeBackAd(): void {
     this.processor.takeBackAd();
+  }
+
+  takeReflected(reflected: boolean): void {
+    this.cpu.takeReflected(reflected);
   }
 
   readEntry(row: number, addressLo: number, addressHi: number): readonly [lo: number, hi: number] {

@@ -230,7 +230,7 @@ export class Processor {
     hardware.apply(this.now, op, lo, hi, 0, 0, NO_STIMULI);
     const outcome = this.conclude(lo, hi);
     // What faults drops what could translate its address (SDM vol. 3A 4.10.4.1, vol. 3C 29.4.3.1).
-    if (outcome === Outcome.EXIT) hardware.tlb.dropPage(lo, hi);
+    if (outcome === Outcome.EXIT) hardware.tags.dropPage(hardware.tag, lo, hi);
     return outcome;
   }
 

@@ -104,6 +104,11 @@ export class RecordedExits {
     if (injected !== null && injected.kind !== Inject.PAGE_FAULT) this.reflected = true;
   }
 
+  /** The recording says otherwise. */
+  takeReflected(reflected: boolean): void {
+    this.reflected = reflected;
+  }
+
   /** L1 enters L2, as registers say. */
   nestedEntry(): void {
     const { registers, pages } = this.vcpu;

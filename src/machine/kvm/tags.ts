@@ -28,13 +28,16 @@ export class Tags {
   use({ context, space, asid, ep4ta }: Contexts): void {
     const known = this.byContext.get(context);
     if (known !== undefined && known.asid === asid && known.ep4ta === ep4ta) return;
-    if (known === undefined && this.byContext.size === MAXIMUM_TAGS) this.drop();
+    if (known === undefined && this.byContext.size === MAXIMUM_TAGS) {
+      this.drop();
+      this.byContext.clear();
+    }
     this.byContext.set(context, { context, space, asid, ep4ta });
   }
 
+  /** Everything. The contexts stay known: the processor goes on in the one that it is in. */
   drop(): void {
     this.tlb.clear();
-    this.byContext.clear();
   }
 
   /** Linear and combined translations of a VPID or ASID, whatever their PCID and EP4TA. */
@@ -50,10 +53,13 @@ export class Tags {
   /** What a VPID or ASID has of one page, in any PCID. */
   dropPage(asid: number, lo: number, hi: number): void {
     const { tlb } = this;
-    for (const tag of this.byContext.values()) {
-      if (tag.asid !== asid || !tlb.find(lo, hi, tag.context, tag.space)) continue;
-      tlb.dropPage(lo, hi);
+    // Parts of a large page are not found by one address.
+    if (tlb.fractured) {
+      this.dropAsid(asid);
       return;
+    }
+    for (const tag of this.byContext.values()) {
+      if (tag.asid === asid) tlb.dropPageOf(lo, hi, tag.context, tag.space);
     }
   }
 
@@ -68,7 +74,6 @@ export class Tags {
       this.tlb.dropContext(context);
       // Global translations are the whole space's.
       this.tlb.dropContext(~space);
-      this.byContext.delete(context);
     }
   }
 }

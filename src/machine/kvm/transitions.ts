@@ -31,6 +31,8 @@ export class Transitions {
   private readonly nested: Nested;
   private readonly guestRegisters: GuestRegisters;
   private readonly processor: Processor;
+  /** The guest has been entered: requests are served, and there is a root. */
+  private readonly run: () => void;
   /** Registers before those that are being set, and whether they had been given anew. */
   private readonly before = new Uint32Array(REGISTER_WORDS);
   private givenBefore = false;
@@ -42,11 +44,12 @@ export class Transitions {
   private left = false;
   private controlsChanged = false;
 
-  constructor(nested: Nested, guestRegisters: GuestRegisters, processor: Processor) {
+  constructor(nested: Nested, guestRegisters: GuestRegisters, processor: Processor, run: () => void) {
     this.registers = processor.registers;
     this.nested = nested;
     this.guestRegisters = guestRegisters;
     this.processor = processor;
+    this.run = run;
   }
 
   private get guestMode(): boolean {
@@ -76,9 +79,13 @@ export class Transitions {
     this.guestRegisters.set(register, lo, hi);
   }
 
-  /** A step that changes memory, or tells of it: what is set after it need not be meant together with what came before. */
-  interrupt(): void {
+  /**
+   * A step that changes memory, or tells of it: what is set after it need not be meant together with what came before.
+   * `stores`: somebody stores, so that who runs is settled.
+   */
+  interrupt(stores: boolean): void {
     this.setting = false;
+    if (stores && this.left) this.move();
   }
 
   /** Any other step is about to be made. */
@@ -109,7 +116,11 @@ export class Transitions {
   }
 
   private enterFrom(l1: Uint32Array): void {
-    if (this.givenBefore) this.with(l1, () => this.guestRegisters.take());
+    this.with(l1, () => {
+      if (this.givenBefore) this.guestRegisters.take();
+      // L1 has run, if only to enter L2 (facts/kvm-mmu.md §8.1).
+      this.run();
+    });
     this.l1.set(l1);
     this.completeL1();
     this.guestRegisters.given = false;

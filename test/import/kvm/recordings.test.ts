@@ -44,6 +44,17 @@ const CONCLUDED = new Set([
   'store into a table whose value is not known',
 ]);
 
+/** The same of guests that announce nothing. */
+const UNANNOUNCED = new Set([
+  ...CONCLUDED,
+  'entry above a leaf as the next dump has it',
+  'fetch through entries that are not known',
+  'guest state of an entry concluded',
+  'memory as a dump has it',
+  'register write not announced',
+  'store not announced',
+]);
+
 describe.runIf(existsSync(RECORDINGS))('recordings (only where ../shared/recordings exists)', () => {
   it.each(SCENARIOS)('%s is understood', async (folder) => {
     const headers: TraceHeader[] = [];
@@ -61,5 +72,28 @@ describe.runIf(existsSync(RECORDINGS))('recordings (only where ../shared/recordi
     expect(omissions.filter(({ what }) => !CONCLUDED.has(what))).toEqual([]);
     const concluded = omissions.reduce((sum, { count }) => sum + count, 0);
     expect(concluded).toBeLessThan(60);
+  });
+
+  it.each(['vm1', 'vm2'])('of two guests at once %s is told apart', async (vm) => {
+    const headers: TraceHeader[] = [];
+    const sink = { header: (given: TraceHeader) => headers.push(given), steps: () => undefined };
+    const { receipt } = await importKvm(`${RECORDINGS}kvm/d_two`, sink, { vm });
+    const own = [...receipt.uses].filter(([, uses]) => [...uses.keys()].some((use) => use !== 'omitted'));
+    expect(own.length).toBeGreaterThan(20);
+    const others = headers[0]!.omissions.filter(({ what }) => !what.endsWith(': by another task'));
+    expect(others.map(({ what }) => what).filter((what) => !UNANNOUNCED.has(what))).toEqual([]);
+  });
+
+  it('of two guests at once one has to be chosen', async () => {
+    const sink = { header: () => undefined, steps: () => undefined };
+    await expect(importKvm(`${RECORDINGS}kvm/d_two`, sink)).rejects.toMatchObject({ code: 'E_NO_SUCH_FILE' });
+  });
+
+  it.each(['kvm/c_nest_np1', 'kvm-intel/nest_ept'])('%s is understood without its side files', async (folder) => {
+    const headers: TraceHeader[] = [];
+    const sink = { header: (given: TraceHeader) => headers.push(given), steps: () => undefined };
+    const { receipt } = await importKvm(`${RECORDINGS}${folder}/trace.dat`, sink);
+    expect([...receipt.uses].filter(([, uses]) => uses.has('omitted'))).toEqual([]);
+    expect(headers[0]!.unknown).toContain('tables');
   });
 });

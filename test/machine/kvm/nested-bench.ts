@@ -210,7 +210,7 @@ export class NestedBench {
     return this.compare();
   }
 
-  private compare(): string {
+  compare(): string {
     const [expected, seen] = [new GuestOutcome(), new GuestOutcome()];
     expected.ofLog(this.bare.log);
     seen.ofLog(this.kvm.log);

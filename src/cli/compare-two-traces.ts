@@ -1,0 +1,123 @@
+/** The work of `rewalk compare` with two traces, or two recordings imported on the fly. */
+
+import { ExitStatus, Problem } from '../bits/problem.ts';
+import { eventsOfOne, headerChanges, seenByOne } from '../compare/trace-headers.ts';
+import { TracesComparison } from '../compare/traces.ts';
+import { tracesCase } from '../report/compare-traces-cases.ts';
+import { tracesObject } from '../report/compare-traces-json.ts';
+import { type TraceFacts, type TracesReport, tracesLines } from '../report/compare-traces-text.ts';
+import { unpainted } from '../report/replay-cases.ts';
+import { countText } from '../report/table.ts';
+import type { Context } from './command.ts';
+import { Reports } from './report-output.ts';
+import type { ReportRequest } from './report-request.ts';
+import { openSegments, type Segments } from './segment-source.ts';
+import { worseStatus } from './status.ts';
+
+export interface TwoTracesOptions {
+  /** Classes whose first difference is told in full; undefined: as many as fit. */
+  readonly maxDiffs: number | undefined;
+  /** Which guest of a recording of several: of both, or of either. */
+  readonly vms: readonly string[];
+  readonly reports: readonly ReportRequest[];
+}
+
+function factsOf({ path, headers, steps }: Segments): TraceFacts {
+  const header = headers[0];
+  if (header === undefined) throw new Problem('E_NOT_A_TRACE', 'the trace has no segment', { file: path });
+  return { path: path === '-' ? '<stdin>' : path, header, steps };
+}
+
+/** Compares, prints, returns the exit status: 0 equal, 1 different or nothing compared. Throws what reading throws. */
+export async function compareTwoTraces(
+  pathA: string,
+  pathB: string,
+  { maxDiffs, vms, reports: requests }: TwoTracesOptions,
+  context: Context,
+): Promise<number> {
+  if (vms.length > 2) throw new Problem('E_USAGE', '--vm is given more than twice: two traces are compared');
+  const about = { command: 'rewalk compare', unit: 'events equal', inputs: [pathA, pathB] };
+  const reports = Reports.open(requests, context, about);
+  try {
+    return await compareBoth(pathA, pathB, maxDiffs, vms, reports);
+  } finally {
+    reports.abort();
+  }
+}
+
+async function compareBoth(
+  pathA: string,
+  pathB: string,
+  maxDiffs: number | undefined,
+  vms: readonly string[],
+  reports: Reports,
+): Promise<number> {
+  const { context } = reports;
+  const a = await openSegments(pathA, vms[0], context);
+  try {
+    const b = await openSegments(pathB, vms[1] ?? vms[0], context);
+    try {
+      return await compareOpened(a, b, maxDiffs, reports);
+    } finally {
+      b.close();
+    }
+  } finally {
+    a.close();
+  }
+}
+
+async function compareOpened(
+  a: Segments,
+  b: Segments,
+  maxDiffs: number | undefined,
+  reports: Reports,
+): Promise<number> {
+  const { context } = reports;
+  const comparison = new TracesComparison();
+  const progress = await context.progress('comparing');
+  try {
+    for (;;) {
+      const [x, y] = [a.next(), b.next()];
+      if (x === undefined && y === undefined) break;
+      await comparison.segment(x, y, async (steps) => {
+        progress.update(() => `comparing: ${countText(steps)} steps`);
+        await context.breathe();
+      });
+    }
+  } finally {
+    progress.done();
+  }
+  const result = comparison.result();
+  const [factsA, factsB] = [factsOf(a), factsOf(b)];
+  const report: TracesReport = {
+    a: factsA,
+    b: factsB,
+    headers: headerChanges(factsA.header, factsB.header),
+    notCompared: seenByOne(factsA.header, factsB.header),
+    oneSided: eventsOfOne(factsA.header, factsB.header),
+    result,
+  };
+  const { steps, differences, segments } = result;
+  const compared = segments.a > 0 && segments.b > 0 && steps.both + steps.onlyA + steps.onlyB > 0;
+  let status: number =
+    compared && differences === 0 && segments.a === segments.b ? ExitStatus.MATCH : ExitStatus.DIVERGED;
+  const problems = [...a.problems, ...b.problems];
+  for (const problem of problems) status = worseStatus(status, problem.exitStatus);
+  if (context.json) context.out.json(tracesObject(report, status));
+  else context.out.lines(tracesLines(report, maxDiffs, context.paint));
+  if (problems.length > 0) await context.out.flush();
+  const isEqual = differences === 0 && segments.a === segments.b;
+  reports.add({
+    report: (seconds) => tracesCase(report, compared, isEqual, seconds),
+    object: () => tracesObject(report, status),
+    explain: undefined,
+  });
+  for (const problem of problems) context.problem(problem);
+  await reports.finish({
+    exitStatus: status,
+    totals: tracesLines(report, 0, unpainted),
+    faults: [],
+    document: () => tracesObject(report, status),
+  });
+  return status;
+}
