@@ -76,6 +76,8 @@ export class PageWalk {
   adAfterTranslation = false;
   /** With a second stage: called before each of these `Stage`s of a walk, which may meet other cached translations. */
   beforeStage: ((stage: number) => void) | null = null;
+  /** NPT: called before each translation of one walk, which may meet other cached translations. */
+  beforeTranslation: (() => void) | null = null;
   /** A hypervisor's software walks (`machine/software.ts`): A/D last, tables read with write intent, R always needed. */
   software = false;
   /** Report fetches in the error code: (NXE and PAE) or SMEP. */

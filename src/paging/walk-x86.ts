@@ -314,6 +314,7 @@ export function secondStage(second: PageWalk, lo: number, hi: number, access: nu
 }
 
 function nptStage(second: PageWalk, lo: number, hi: number, access: number): number {
+  if (second.beforeTranslation !== null) second.beforeTranslation();
   second.log.push(Obs.NESTED_WALK | (Dim.NPT << OBS_DIM_SHIFT) | (access & (TYPE_BITS | OF_TABLE)), lo, hi, 0, 0);
   if (walkX86(second, lo, hi, access) === Walk.OK) return Walk.OK;
   second.faultLo = lo;

@@ -17,11 +17,13 @@ import {
   OBS_KIND_MASK,
   OBS_LEVEL_MASK,
   OBS_LEVEL_SHIFT,
+  OBS_NESTED_ACCESS_MASK,
+  OBS_NESTED_ACCESS_SHIFT,
   Obs,
   obsMask,
 } from '../formats/observation.ts';
-import { REGISTER_COUNT, Reg } from '../formats/registers.ts';
-import { ACCESS_SOFTWARE } from '../formats/step.ts';
+import { CR4_PSE, REGISTER_COUNT, Reg } from '../formats/registers.ts';
+import { ACCESS_SOFTWARE, AccessType } from '../formats/step.ts';
 import { BareMachine } from '../machine/bare.ts';
 import type { History } from '../machine/history.ts';
 import { LawfulOutcomes } from '../machine/lawful.ts';
@@ -34,6 +36,8 @@ import { reportByKvm } from './kvm-exit-report.ts';
 import { type GuestView, LEGAL_DIFFERENCES, type LegalDifference } from './legal-differences.ts';
 
 const ENTRY_PS = 1 << 7;
+const NPT_D = 1 << 6;
+const EPT_D = 1 << 9;
 /** Pages that one walk of L2's tables may log: its tables and what it leads to. */
 const MAXIMUM_LOGGED = 6;
 const EXITINFO_FINAL = 1;
@@ -165,14 +169,18 @@ export class GuestExplanations {
     return possible;
   }
 
-  /** Whether the twin's last walk would have set the bits. */
+  /** Whether the twin's last walk would have set the bits: dirty ones in EPT and NPT only on the way to what is written. */
   private sets({ addressLo, addressHi, bits }: UnsetBits): boolean {
-    const { log } = this.twin;
-    for (let at = 0; at < log.count * ROW; at += ROW) {
-      const { rows } = log;
-      if ((rows[at]! & OBS_KIND_MASK) !== Obs.ELEMENT) continue;
+    const { rows, count } = this.twin.log;
+    let set = bits;
+    for (let at = 0; at < count * ROW; at += ROW) {
+      const row = rows[at]!;
+      const kind = row & OBS_KIND_MASK;
+      if (kind === Obs.NESTED_WALK) set = writesTo(row) ? bits : bits & ~dirtyOf(row);
+      if (kind !== Obs.ELEMENT) continue;
       if (rows[at + ROW_ADDRESS_LO] !== addressLo || rows[at + ROW_ADDRESS_HI] !== addressHi) continue;
-      if ((rows[at + ROW_VALUE_LO]! & bits) !== bits) return true;
+      const wanted = dimOf(row) === Dim.GUEST ? bits : set;
+      if ((rows[at + ROW_VALUE_LO]! & wanted) !== wanted) return true;
     }
     return false;
   }
@@ -259,6 +267,7 @@ export class GuestExplanations {
       emulated: false,
       untold: false,
       logsDirtyOnly: false,
+      eitherPse: false,
       fetchesWithoutRead: false,
       exited: ((EXITS >>> seen.kind) & 1) !== 0,
       translated: seen.kind === Obs.TRANSLATED,
@@ -338,8 +347,50 @@ export class GuestExplanations {
   }
 
   private isExplained(view: GuestView, lo: number, hi: number, seen: GuestOutcome): boolean {
-    const { kind } = this.under(view, lo, hi, seen);
-    return kind === 'fresh' || kind === 'stale';
+    const explains = (): boolean => {
+      const { kind } = this.under(view, lo, hi, seen);
+      return kind === 'fresh' || kind === 'stale';
+    };
+    return view.eitherPse ? this.withEitherPse(view, explains) : explains();
+  }
+
+  /**
+   * Whether it explains when some of the walk's translations by NPT are those of the other CR4.PSE. An exit comes from
+   * KVM's own walk for the last translation, which knows the present one.
+   */
+  private withEitherPse(view: GuestView, explains: () => boolean): boolean {
+    const { op, registers, exited } = view;
+    // What KVM's emulator translates it walks for.
+    if ((op & ACCESS_SOFTWARE) !== 0) return explains();
+    const { twin } = this;
+    this.set(view);
+    const { nptWalk } = twin;
+    const { format } = nptWalk;
+    const own = registers[2 * Reg.HOST_CR4]!;
+    const reserved = [own, own ^ CR4_PSE].map((cr4) => {
+      twin.setRegister(Reg.HOST_CR4, cr4 >>> 0, 0);
+      twin.configure();
+      return format.reserved;
+    });
+    const pse = (own & CR4_PSE) !== 0;
+    const translations = twin.cpuWalk.rootLevel + 1;
+    let others = 0;
+    let count = 0;
+    nptWalk.beforeTranslation = () => {
+      // A walk's first translation stands first in its log.
+      count = twin.log.count === 0 ? 0 : count + 1;
+      const other = (others >>> count) & 1;
+      nptWalk.pse = pse !== (other !== 0);
+      format.reserved = reserved[other]!;
+    };
+    try {
+      for (others = 1; others < 1 << translations; others++) {
+        if (explains() && !(exited && ((others >>> count) & 1) !== 0)) return true;
+      }
+    } finally {
+      nptWalk.beforeTranslation = null;
+    }
+    return false;
   }
 
   /** Puts the twin into the view's state. */
@@ -389,6 +440,21 @@ export class GuestExplanations {
         return { kind: 'none' };
     }
   }
+}
+
+function dimOf(row: number): number {
+  return (row >>> OBS_DIM_SHIFT) & OBS_DIM_MASK;
+}
+
+/** The dirty bit of the format that a walk's row belongs to. */
+function dirtyOf(row: number): number {
+  return dimOf(row) === Dim.EPT ? EPT_D : NPT_D;
+}
+
+/** Whether a second-stage walk is one for writing, as those of page tables are (APM vol. 2 15.25.5, SDM vol. 3C 29.3.5). */
+function writesTo(row: number): boolean {
+  const type = (row >>> OBS_NESTED_ACCESS_SHIFT) & OBS_NESTED_ACCESS_MASK;
+  return (row & OF_TABLE) !== 0 || type === AccessType.WRITE || type === AccessType.RMW;
 }
 
 /** All choices of one or more, fewest first: the simplest explanation counts. */

@@ -57,6 +57,8 @@ export interface GuestView {
   untold: boolean;
   /** A full page-modification log keeps no accessed flag from being set. */
   logsDirtyOnly: boolean;
+  /** Each translation by NPT within the walk may be one that was made with the other CR4.PSE. */
+  eitherPse: boolean;
   /** The emulator asks EPT about the page that it is after as a processor would, not for read access in any case. */
   fetchesWithoutRead: boolean;
   /** The guest on KVM got through to memory. If not, its fault comes from KVM's own walk of the guest's tables. */
@@ -217,12 +219,14 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
     name: 'pse-not-in-shadow-role',
     citation: 'facts/kvm-mmu.md §2.2, §2.5 (CR4.PSE is in the extended role only); traces/kvm/b_pse_npt0.rwt has it',
     sentence:
-      'Shadow pages are found by a role without CR4.PSE: a shadow entry made with PSE on goes on working with PSE off, and the other way.',
+      'Shadow pages are found by a role without CR4.PSE: a shadow entry made with PSE on goes on working with PSE off, and the other way; of NPT for each translation by itself.',
     change(view) {
-      const npt = underNpt32(view) && !view.exited && (view.op & ACCESS_SOFTWARE) === 0;
-      if (!npt && (!servedByShadow(view) || (low(view, Reg.CR4) & CR4_PAE) !== 0)) return false;
-      const register = npt ? Reg.HOST_CR4 : Reg.CR4;
-      view.registers[2 * register] = (low(view, register) ^ CR4_PSE) >>> 0;
+      if (underNpt32(view) && (view.op & ACCESS_SOFTWARE) === 0) {
+        view.eitherPse = true;
+        return true;
+      }
+      if (!servedByShadow(view) || (low(view, Reg.CR4) & CR4_PAE) !== 0) return false;
+      view.registers[2 * Reg.CR4] = (low(view, Reg.CR4) ^ CR4_PSE) >>> 0;
       return true;
     },
   },

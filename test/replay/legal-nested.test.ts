@@ -24,6 +24,7 @@ function figures(name: string, profile: '6.1' | '7.3'): unknown[] {
 const FOUND: readonly (readonly [name: string, old: readonly number[], recent: readonly number[]])[] = [
   ['tables-read-for-writing', [2, 6], [2, 6]],
   ['pse-not-in-nested-role', [11], [11]],
+  ['pse-for-one-translation', [11], [11]],
   ['nested-fetches-without-pae', [13, 15], [13]],
   ['emulated-for-its-guest', [], [17]],
   ['exit-left-over', [17], [6, 17]],
