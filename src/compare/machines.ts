@@ -21,7 +21,7 @@ import { stepName } from '../replay/cause.ts';
 import type { KvmMachineMaker } from '../replay/machines.ts';
 import type { Ending, Row } from '../replay/result.ts';
 import type { StepColumns } from '../trace/columns.ts';
-import type { TraceHeader } from '../trace/header.ts';
+import { isKvmRecording, type TraceHeader } from '../trace/header.ts';
 import { Alignment } from './align.ts';
 import { type Explanation, explainPlaces, hexText } from './cause.ts';
 import { DOCUMENTED, type DocumentedDifference } from './documented.ts';
@@ -69,11 +69,6 @@ const AD_BITS = (1 << 5) | (1 << 6);
 
 /** No place that differs. */
 const NO_PLACES: readonly Place[] = [];
-
-/** Whether the trace has the exits to KVM as steps. */
-function hasExits(header: TraceHeader): boolean {
-  return header.hypervisor?.mmu !== undefined && ((header.observable >>> Obs.KVM_EVENT) & 1) !== 0;
-}
 
 function notModelledBy({ log }: Machine): string | undefined {
   const op = log.count === 0 ? 0 : log.op(log.count - 1);
@@ -140,7 +135,7 @@ export class MachineComparison {
     this.a = a.machine;
     this.b = b.machine;
     this.configs = [a.config, b.config];
-    this.hasExits = hasExits(header);
+    this.hasExits = isKvmRecording(header);
     this.skippedBecause = this.reasonToSkip();
     this.alignment = new Alignment(this.b.kvm);
     this.documented = options.documented ?? DOCUMENTED;

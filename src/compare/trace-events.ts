@@ -5,9 +5,9 @@
 
 import type { Word64 } from '../bits/word64.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
-import { isHostEvent, KVM_EVENT_NAMES, KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
+import { isHostEvent, KVM_EVENT_NAMES, KvmEvent, kvmEventOf, kvmSpteLevel } from '../formats/kvm-event.ts';
 import { fieldNumber, KVM_EVENT_FIELDS, type KvmField } from '../formats/kvm-event-fields.ts';
-import { OBS_KIND_MASK, OBS_LEVEL_MASK, OBS_LEVEL_SHIFT, OBS_NAMES, Obs } from '../formats/observation.ts';
+import { OBS_KIND_MASK, OBS_NAMES, Obs } from '../formats/observation.ts';
 import { eventsTold } from '../replay/events.ts';
 import type { Row } from '../replay/result.ts';
 import { sideBySide } from '../replay/sequence.ts';
@@ -77,11 +77,6 @@ const FRAME_RELATION = 'frame: ';
 const BEFORE = 'the one that the gfn had before';
 /** How differences begin where one host gave a page another frame than before, and the other did not. */
 export const HOST_FRAME = `${FRAME_RELATION}${BEFORE}`;
-
-function levelOf(event: number, op: number): number {
-  if (event === KvmEvent.FAST_PAGE_FAULT || event === KvmEvent.CHECK_MMIO_SPTE) return 1;
-  return (op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
-}
 
 function frameNumber({ lo, hi }: Word64): number {
   return (hi & 0xf_ffff) * 2 ** 20 + (lo >>> 12);
@@ -241,7 +236,7 @@ export class TraceEvents {
 
   private fieldChanges(event: number, field: KvmField, rowsA: Observed, rowsB: Observed): string {
     const [a, b] = [wordOf(field, rowsA), wordOf(field, rowsB)];
-    const level = levelOf(event, rowsA[0]!.op);
+    const level = kvmSpteLevel(rowsA[0]!.op);
     switch (field.kind) {
       case 'spte': {
         const change = spteChanges(a, b, level, this.mmus);
@@ -286,7 +281,7 @@ export class TraceEvents {
     const event = rowsEvent(rows);
     const { op, addressLo, addressHi } = rows[0]!;
     const gfn = addressHi * 2 ** 32 + addressLo;
-    const level = levelOf(event, op);
+    const level = kvmSpteLevel(op);
     if (event === KvmEvent.SPTE_REQUESTED) {
       const { valueLo, valueHi } = rows[0]!;
       if (valueHi >= PFN_END_HI) return [];
@@ -327,7 +322,7 @@ export class TraceEvents {
     if (kvmEventOf(op) === KvmEvent.PREPARE_ZAP_PAGE || event === KvmEvent.ZAP_ALL_FAST) this.names.zapped(side);
     else if (event === KvmEvent.TDP_SPTE_CHANGED) {
       const old = wordOf(fieldOf(event, 'old_spte')!, rows);
-      if (frameOf(old, levelOf(event, op)) === 'table') this.names.zapped(side);
+      if (frameOf(old, kvmSpteLevel(op)) === 'table') this.names.zapped(side);
     }
   }
 }

@@ -13,6 +13,7 @@
  */
 
 import { namesByNumber } from './names.ts';
+import { observationLevel } from './observation.ts';
 
 /** What `address`, `value` and further rows (A1, V1: address and value of the first KVM_MORE, ...) hold. */
 export const KvmEvent = {
@@ -178,4 +179,11 @@ export function kvmEventOf(op: number): number {
 /** Whether the event tells what the host's memory management did: an input, never a prediction. */
 export function isHostEvent(event: number): boolean {
   return event >= KvmEvent.UNMAP_HVA_RANGE && event <= KvmEvent.TEST_AGE_HVA;
+}
+
+/** Level of the SPTE that a KVM_EVENT row shows; faults fixed fast and MMIO SPTEs are leaves without a level told: 1. */
+export function kvmSpteLevel(op: number): number {
+  const event = kvmEventOf(op);
+  if (event === KvmEvent.FAST_PAGE_FAULT || event === KvmEvent.CHECK_MMIO_SPTE) return 1;
+  return observationLevel(op);
 }

@@ -132,3 +132,13 @@ export const OBS_FAULTS = obsMask(Obs.EXCEPTION, Obs.EPT_VIOLATION, Obs.EPT_MISC
 export function isFault(op: number): boolean {
   return ((OBS_FAULTS >>> (op & OBS_KIND_MASK)) & 1) !== 0;
 }
+
+/** Whose tables a row is about, one of `Dim`. */
+export function observationDim(op: number): number {
+  return (op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK;
+}
+
+/** Level of the entry that a row is about. */
+export function observationLevel(op: number): number {
+  return (op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
+}

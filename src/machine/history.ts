@@ -233,6 +233,6 @@ function isSameRoot(a: Omit<EarlierRoot, 'until'>, b: Omit<EarlierRoot, 'until'>
 }
 
 /** An 8-byte word's number, exact as a double. */
-function wordNumber(lo: number, hi: number): number {
+export function wordNumber(lo: number, hi: number): number {
   return (hi >>> 0) * 0x2000_0000 + (lo >>> 3);
 }

@@ -5,9 +5,9 @@ import { roleFields } from '../formats/decode/kvm-role.ts';
 import { type SpteContext, spteFields, spteKind } from '../formats/decode/kvm-spte.ts';
 import { bitRange, bitsOf, type FieldSpec } from '../formats/decode/word.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
-import { KVM_EVENT_NAMES, KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
+import { KVM_EVENT_NAMES, KvmEvent, kvmSpteLevel } from '../formats/kvm-event.ts';
 import { KVM_EVENT_FIELDS, type KvmField } from '../formats/kvm-event-fields.ts';
-import { OBS_LEVEL_MASK, OBS_LEVEL_SHIFT } from '../formats/observation.ts';
+
 import { causeOf, describe, groupOf, rowName, stepName } from './cause.ts';
 import { frameAddress } from './frames.ts';
 import type { Row, SidePair } from './result.ts';
@@ -54,13 +54,6 @@ function eventName(rows: readonly Row[]): string {
   return [KVM_EVENT_NAMES[event]!, ...places].join(' ');
 }
 
-function levelOf(rows: readonly Row[]): number {
-  const { op } = rows[0]!;
-  const event = kvmEventOf(op);
-  if (event === KvmEvent.FAST_PAGE_FAULT || event === KvmEvent.CHECK_MMIO_SPTE) return 1;
-  return (op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
-}
-
 /** The fields of a word's format that differ, their meaning on both sides. */
 function differingSpecs(specs: readonly FieldSpec[], a: Word64, b: Word64, without: string): FieldSpec[] {
   return specs.filter(({ name, high, low }) => name !== without && bitsOf(a, high, low) !== bitsOf(b, high, low));
@@ -82,7 +75,11 @@ export function differingParts(field: KvmField, pair: SidePair, config: KvmConfi
 }
 
 function spteContext(pair: SidePair, config: KvmConfig): SpteContext {
-  return { profile: config.profile, ept: config.vendor === 'intel' && config.tdp, level: levelOf(pair.recorded) };
+  return {
+    profile: config.profile,
+    ept: config.vendor === 'intel' && config.tdp,
+    level: kvmSpteLevel(pair.recorded[0]!.op),
+  };
 }
 
 /** The numbers of an error code's bits that differ, in one word: `bits 0,3`. */

@@ -4,9 +4,9 @@
  * nothing is allocated per event.
  */
 
-import { KVM_MORE_ROWS, KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
+import { KVM_MORE_ROWS, KvmEvent, kvmEventOf, kvmSpteLevel } from '../formats/kvm-event.ts';
 import { KVM_EVENT_FIELDS, type KvmField } from '../formats/kvm-event-fields.ts';
-import { OBS_LEARNED, OBS_LEVEL_MASK, OBS_LEVEL_SHIFT } from '../formats/observation.ts';
+import { OBS_LEARNED } from '../formats/observation.ts';
 import { StepKind } from '../formats/step.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO, type RowLog } from '../paging/row-log.ts';
 import type { StepColumns } from '../trace/columns.ts';
@@ -33,12 +33,6 @@ const Frame = { NONE: 0, PAGE: 1, TABLE: 2 } as const;
 function frameOfSpte(lo: number, level: number): number {
   if ((lo & SPTE_PRESENT) === 0) return Frame.NONE;
   return level === 1 || (level <= LARGEST_PAGE && (lo & SPTE_LARGE) !== 0) ? Frame.PAGE : Frame.TABLE;
-}
-
-/** Level of the entry that an `spte` field holds; faults fixed fast and MMIO SPTEs are leaves without a level told. */
-function levelOf(event: number, op: number): number {
-  if (event === KvmEvent.FAST_PAGE_FAULT || event === KvmEvent.CHECK_MMIO_SPTE) return 1;
-  return (op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
 }
 
 /** Fields that a fault or call of the VMM is concluded from where a trace has no exits, by event. */
@@ -135,7 +129,7 @@ export class EventMatcher {
     const event = kvmEventOf(this.recordedOp);
     const fields = KVM_EVENT_FIELDS[event]!;
     const { counters } = this;
-    const level = levelOf(event, this.recordedOp);
+    const level = kvmSpteLevel(this.recordedOp);
     const foundHere = predictsFaults && this.step === StepKind.FAULT_EXIT;
     for (let i = 0; i < fields.length; i++) {
       const field = fields[i]!;
@@ -171,7 +165,7 @@ export class EventMatcher {
   wrongFrame(): WrongFrame | undefined {
     const event = kvmEventOf(this.recordedOp);
     for (const field of KVM_EVENT_FIELDS[event]!) {
-      const kind = this.frameKind(event, field);
+      const kind = this.frameKind(field);
       if (kind === Frame.NONE || this.fieldMatches(event, field) || !this.sameButFrame(field)) continue;
       const recorded = this.frame(field, this.recorded);
       const replayed = this.frame(field, this.replayed);
@@ -188,9 +182,9 @@ export class EventMatcher {
    */
   adopt(force: boolean): void {
     const event = kvmEventOf(this.recordedOp);
-    const level = levelOf(event, this.recordedOp);
+    const level = kvmSpteLevel(this.recordedOp);
     for (const field of KVM_EVENT_FIELDS[event]!) {
-      if (this.frameKind(event, field) === Frame.NONE) continue;
+      if (this.frameKind(field) === Frame.NONE) continue;
       if (this.fieldMatches(event, field) || (force && this.sameButFrame(field))) this.bind(field, level);
     }
   }
@@ -212,7 +206,7 @@ export class EventMatcher {
   }
 
   private fieldMatches(event: number, field: KvmField): boolean {
-    const kind = this.frameKind(event, field);
+    const kind = this.frameKind(field);
     if (field.kind === 'role') {
       return ((this.lo(field) ^ this.lo(field, this.replayed)) & field.maskLo & this.roleMask) === 0;
     }
@@ -227,7 +221,7 @@ export class EventMatcher {
     const recorded = this.frame(field, this.recorded);
     const replayed = this.frame(field, this.replayed);
     if (kind === Frame.TABLE) return this.names.tableFits(replayed, recorded);
-    return this.names.pageFits(replayed, recorded, this.mappingLevel(event, field));
+    return this.names.pageFits(replayed, recorded, this.mappingLevel(field));
   }
 
   /** A VM exit's reason or code; 0 for other events. */
@@ -243,12 +237,12 @@ export class EventMatcher {
   }
 
   /** What kind of frame both sides' field holds; NONE if it is compared as it is. */
-  private frameKind(event: number, field: KvmField): number {
+  private frameKind(field: KvmField): number {
     switch (field.kind) {
       case 'spte': {
-        const level = levelOf(event, this.recordedOp);
+        const level = kvmSpteLevel(this.recordedOp);
         const kind = frameOfSpte(this.lo(field), level);
-        return kind === frameOfSpte(this.lo(field, this.replayed), levelOf(event, this.replayedOp)) ? kind : Frame.NONE;
+        return kind === frameOfSpte(this.lo(field, this.replayed), kvmSpteLevel(this.replayedOp)) ? kind : Frame.NONE;
       }
       case 'sptep': {
         const none = (this.lo(field) | this.hi(field)) === 0;
@@ -262,14 +256,13 @@ export class EventMatcher {
   }
 
   /** Level of the mapping that a page's frame is the first of: a requested frame stands for itself. */
-  private mappingLevel(event: number, field: KvmField): number {
-    return field.kind === 'spte' ? levelOf(event, this.recordedOp) : 1;
+  private mappingLevel(field: KvmField): number {
+    return field.kind === 'spte' ? kvmSpteLevel(this.recordedOp) : 1;
   }
 
   /** Binds a field's frame; which counter that is. Fields without a frame were compared as they are. */
   private bind(field: KvmField, level: number): number {
-    const event = kvmEventOf(this.recordedOp);
-    const kind = this.frameKind(event, field);
+    const kind = this.frameKind(field);
     if (kind === Frame.NONE) return FieldCounter.PREDICTED;
     const recorded = this.frame(field, this.recorded);
     const replayed = this.frame(field, this.replayed);

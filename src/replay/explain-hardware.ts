@@ -10,11 +10,7 @@ import { decodePageTableEntry, entryName, type PagingMode, pageSizeName } from '
 import type { KvmConfig } from '../formats/kvm-config.ts';
 import {
   Dim,
-  OBS_DIM_MASK,
-  OBS_DIM_SHIFT,
   OBS_KIND_MASK,
-  OBS_LEVEL_MASK,
-  OBS_LEVEL_SHIFT,
   OBS_NESTED_ACCESS_MASK,
   OBS_NESTED_ACCESS_SHIFT,
   OBS_NESTED_OF_TABLE,
@@ -24,6 +20,8 @@ import {
   OBS_VECTOR_MASK,
   OBS_VECTOR_SHIFT,
   Obs,
+  observationDim,
+  observationLevel,
 } from '../formats/observation.ts';
 import { CR0_PG, CR4_LA57, CR4_PAE, EFER_LMA, EFER_LME, Reg } from '../formats/registers.ts';
 import {
@@ -102,14 +100,6 @@ function kindOf(row: Row): number {
   return row.op & OBS_KIND_MASK;
 }
 
-function dimOf(row: Row): number {
-  return (row.op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK;
-}
-
-function levelOf(row: Row): number {
-  return (row.op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
-}
-
 /** A stage while it is read. */
 interface Stage {
   readonly nodes: Writable<WalkNode>[];
@@ -169,7 +159,7 @@ class TreeReader {
           this.outer.nodes.push(this.registerNode(row));
           break;
         case Obs.ELEMENT:
-          if (dimOf(row) === Dim.GUEST) this.outerEntry(row);
+          if (observationDim(row.op) === Dim.GUEST) this.outerEntry(row);
           else this.innerEntry(row);
           break;
         case Obs.ENTRY_WRITE:
@@ -205,7 +195,7 @@ class TreeReader {
     const present = (row.valueLo & 1) !== 0;
     if (!present) this.outer.stopped = true;
     return {
-      ...register(`PDPTE${levelOf(row)} register`, this.view.first, value),
+      ...register(`PDPTE${observationLevel(row.op)} register`, this.view.first, value),
       decoded: decoded.short,
       level: 3,
       checks: [
@@ -223,7 +213,7 @@ class TreeReader {
 
   private outerEntry(row: Row): void {
     this.closeInner();
-    const level = levelOf(row);
+    const level = observationLevel(row.op);
     const last = this.outer.nodes.at(-1);
     // An emulator's read-modify-write walks twice.
     if (last?.kind === 'entry' && last.level <= level) {
@@ -286,11 +276,11 @@ class TreeReader {
     if (!inner.started) {
       inner.started = true;
       const { tdpWalk } = view;
-      const name = view.sptes === 'second' ? 'root' : dimOf(row) === Dim.EPT ? 'EPTP' : 'nCR3';
+      const name = view.sptes === 'second' ? 'root' : observationDim(row.op) === Dim.EPT ? 'EPTP' : 'nCR3';
       if (tdpWalk !== null) inner.nodes.push(register(name, view.second, hexText(tdpWalk.rootLo, tdpWalk.rootHi)));
     }
-    const level = levelOf(row);
-    const ept = dimOf(row) === Dim.EPT;
+    const level = observationLevel(row.op);
+    const ept = observationDim(row.op) === Dim.EPT;
     const { lo, hi } = { lo: row.valueLo | 0, hi: row.valueHi | 0 };
     const checks = ept
       ? eptEntryChecks(level, lo, hi, { ...this.eptMode })
@@ -355,7 +345,7 @@ class TreeReader {
     const ofTable = (start.op & OBS_NESTED_OF_TABLE) !== 0;
     const write = type === AccessType.WRITE || type === AccessType.RMW;
     const fetch = type === AccessType.FETCH;
-    if (dimOf(start) === Dim.EPT) {
+    if (observationDim(start.op) === Dim.EPT) {
       const userPage = (start.op & OBS_NESTED_USER) !== 0;
       return eptRightsChecks(inner.allLo, { write, fetch, userPage, ofTable }, this.eptMode, false);
     }
@@ -392,12 +382,12 @@ class TreeReader {
 
   private write(row: Row): void {
     this.closeInner();
-    const guest = dimOf(row) === Dim.GUEST;
-    const level = levelOf(row);
+    const guest = observationDim(row.op) === Dim.GUEST;
+    const level = observationLevel(row.op);
     const node: WalkNode = {
       kind: 'write',
       context: guest ? this.view.first : this.view.second,
-      name: `${guest ? '' : dimOf(row) === Dim.EPT ? 'EPT ' : 'NPT '}${entryName(level)}`,
+      name: `${guest ? '' : observationDim(row.op) === Dim.EPT ? 'EPT ' : 'NPT '}${entryName(level)}`,
       level,
       address: hexText(row.addressLo, row.addressHi),
       gpa: '',

@@ -6,19 +6,10 @@
  */
 
 import { hex64 } from '../bits/word64.ts';
-import {
-  Dim,
-  OBS_DIM_MASK,
-  OBS_DIM_SHIFT,
-  OBS_FOUR_BYTES,
-  OBS_KIND_MASK,
-  OBS_LEVEL_MASK,
-  OBS_LEVEL_SHIFT,
-  Obs,
-} from '../formats/observation.ts';
+import { Dim, OBS_FOUR_BYTES, OBS_KIND_MASK, Obs, observationDim, observationLevel } from '../formats/observation.ts';
 import { CR4_PGE, Reg } from '../formats/registers.ts';
 import type { BareMachine } from '../machine/bare.ts';
-import type { History } from '../machine/history.ts';
+import { type History, wordNumber } from '../machine/history.ts';
 import type { Machine } from '../machine/machine.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { UnsetBits } from './guest-explanation.ts';
@@ -129,7 +120,7 @@ export class GuestEntries {
     }
     const [at, value, other] = [hexText(addressLo, addressHi), hexText(...have), hexText(...want)];
     this.leaveApart(row, addressLo, addressHi);
-    const name = NAMES[dimOf(row)] ?? 'entry';
+    const name = NAMES[observationDim(row)] ?? 'entry';
     return {
       cause: `the guest's ${name} at ${at} is ${value} on KVM, ${other} ${whose}`,
       group: `guest ${name} differs`,
@@ -143,8 +134,8 @@ export class GuestEntries {
   private mayBeCached({ row, addressLo, addressHi }: ComparedEntry, bits: number, lo: number, hi: number): boolean {
     const { history } = this;
     const { asid, pcid, ep4ta } = this.bare.contexts;
-    const level = levelOf(row);
-    const secondStage = dimOf(row) !== Dim.GUEST;
+    const level = observationLevel(row);
+    const secondStage = observationDim(row) !== Dim.GUEST;
     const fourBytes = (row & OBS_FOUR_BYTES) !== 0;
     const upper = fourBytes && (addressLo & 4) !== 0;
     const pge = (this.bare.register(Reg.CR4) & CR4_PGE) !== 0;
@@ -164,13 +155,13 @@ export class GuestEntries {
    * the leaf was read for it (SDM vol. 3A 4.10.2.4).
    */
   private isAboveGlobal(row: number): boolean {
-    if (dimOf(row) !== Dim.GUEST) return false;
+    if (observationDim(row) !== Dim.GUEST) return false;
     if (!this.guest.servedByTlb || (this.bare.register(Reg.CR4) & CR4_PGE) === 0) return false;
     const { log } = this.bare;
     for (let i = log.count - 1; i >= 0; i--) {
       const op = log.op(i);
-      if ((op & OBS_KIND_MASK) !== Obs.ELEMENT || dimOf(op) !== Dim.GUEST) continue;
-      return levelOf(row) > levelOf(op) && (log.rows[i * ROW + ROW_VALUE_LO]! & ENTRY_GLOBAL) !== 0;
+      if ((op & OBS_KIND_MASK) !== Obs.ELEMENT || observationDim(op) !== Dim.GUEST) continue;
+      return observationLevel(row) > observationLevel(op) && (log.rows[i * ROW + ROW_VALUE_LO]! & ENTRY_GLOBAL) !== 0;
     }
     return false;
   }
@@ -209,24 +200,11 @@ const NAMES: Readonly<Record<number, string>> = {
   [Dim.NPT]: 'NPT entry',
 };
 
-function dimOf(row: number): number {
-  return (row >>> OBS_DIM_SHIFT) & OBS_DIM_MASK;
-}
-
-function levelOf(row: number): number {
-  return (row >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
-}
-
 /** The accessed and dirty bits of the entry that an observation word tells of. */
 function adBits(row: number): number {
-  return dimOf(row) === Dim.EPT ? EPT_AD : X86_AD;
+  return observationDim(row) === Dim.EPT ? EPT_AD : X86_AD;
 }
 
 function hexText(lo: number, hi: number): string {
   return `0x${hex64(lo, hi)}`;
-}
-
-/** An 8-byte word's number, exact as a double. */
-function wordNumber(lo: number, hi: number): number {
-  return (hi >>> 0) * 0x2000_0000 + (lo >>> 3);
 }

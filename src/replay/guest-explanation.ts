@@ -20,6 +20,7 @@ import {
   OBS_NESTED_ACCESS_MASK,
   OBS_NESTED_ACCESS_SHIFT,
   Obs,
+  observationDim,
   obsMask,
 } from '../formats/observation.ts';
 import { CR4_PSE, REGISTER_COUNT, Reg } from '../formats/registers.ts';
@@ -179,7 +180,7 @@ export class GuestExplanations {
       if (kind === Obs.NESTED_WALK) set = writesTo(row) ? bits : bits & ~dirtyOf(row);
       if (kind !== Obs.ELEMENT) continue;
       if (rows[at + ROW_ADDRESS_LO] !== addressLo || rows[at + ROW_ADDRESS_HI] !== addressHi) continue;
-      const wanted = dimOf(row) === Dim.GUEST ? bits : set;
+      const wanted = observationDim(row) === Dim.GUEST ? bits : set;
       if ((rows[at + ROW_VALUE_LO]! & wanted) !== wanted) return true;
     }
     return false;
@@ -442,13 +443,9 @@ export class GuestExplanations {
   }
 }
 
-function dimOf(row: number): number {
-  return (row >>> OBS_DIM_SHIFT) & OBS_DIM_MASK;
-}
-
 /** The dirty bit of the format that a walk's row belongs to. */
 function dirtyOf(row: number): number {
-  return dimOf(row) === Dim.EPT ? EPT_D : NPT_D;
+  return observationDim(row) === Dim.EPT ? EPT_D : NPT_D;
 }
 
 /** Whether a second-stage walk is one for writing, as those of page tables are (APM vol. 2 15.25.5, SDM vol. 3C 29.3.5). */

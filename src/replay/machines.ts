@@ -3,13 +3,12 @@
 import { Problem } from '../bits/problem.ts';
 import type { KvmProfile } from '../formats/decode/kvm-role.ts';
 import { defaultKvmConfig, type KvmConfig } from '../formats/kvm-config.ts';
-import { Obs } from '../formats/observation.ts';
 import { BareMachine } from '../machine/bare.ts';
 import { KvmMachine, type KvmMachineOptions } from '../machine/kvm/machine.ts';
 import type { KvmView, Machine } from '../machine/machine.ts';
 import { MUTANTS } from '../mmu/mutants.ts';
 import { defaultWiring, type WiringName } from '../mmu/wiring.ts';
-import type { TraceHeader } from '../trace/header.ts';
+import { isKvmRecording, type TraceHeader } from '../trace/header.ts';
 import { notTold } from './events.ts';
 import type { MachineFacts } from './result.ts';
 import { SameGuest } from './same-guest.ts';
@@ -59,11 +58,6 @@ function releasing(...machines: readonly Machine[]): () => void {
       else if (machine instanceof BareMachine) machine.memory.release();
     }
   };
-}
-
-/** Whether the trace is a recording of a KVM, with its events. */
-function isOfKvm(header: TraceHeader): boolean {
-  return header.hypervisor?.mmu !== undefined && ((header.observable >>> Obs.KVM_EVENT) & 1) !== 0;
 }
 
 /** The options that a choice makes use of: `--profile and --tdp`. */
@@ -118,7 +112,7 @@ export function kvmConfigFor(header: TraceHeader, choice: MachineChoice): KvmCon
 
 /** Which machine `machineFor` makes, as data; without making it and without checking the choice. */
 export function machineFacts(header: TraceHeader, choice: MachineChoice): MachineFacts {
-  const name = choice.machine ?? (isOfKvm(header) ? 'kvm' : 'bare');
+  const name = choice.machine ?? (isKvmRecording(header) ? 'kvm' : 'bare');
   if (name === 'bare') return { name, config: undefined, wiring: undefined, mutants: [] };
   const config = kvmConfigFor(header, choice);
   const { mutants = [] } = choice;
@@ -140,7 +134,7 @@ function configText({ profile, vendor, tdp, tdpMmu, eptAd }: KvmConfig): string 
 export function machineFor(header: TraceHeader, choice: MachineChoice, makeKvm = kvmMachine): ChosenMachine {
   checkChoice(choice);
   const recorded = header.hypervisor?.mmu;
-  const ofKvm = isOfKvm(header);
+  const ofKvm = isKvmRecording(header);
   const name = choice.machine ?? (ofKvm ? 'kvm' : 'bare');
   if (name === 'bare') {
     const options = kvmOptions(choice);

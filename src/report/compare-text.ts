@@ -12,12 +12,12 @@ import type {
 import type { ComparisonTotals } from '../compare/totals.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
 import { OBS_KIND_MASK, Obs } from '../formats/observation.ts';
-import type { Ending, Row } from '../replay/result.ts';
+import type { Row } from '../replay/result.ts';
 import { unitsOf } from '../replay/units.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { escapeControls } from './escape.ts';
 import { kvmEventText } from './kvm-events.ts';
-import type { PaintText } from './replay-text.ts';
+import { ENDING_TEXT, type PaintText } from './replay-text.ts';
 import { ContextTracker, translationName } from './row-context.ts';
 import { type RowContext, rowText } from './rows.ts';
 import { stepText } from './steps.ts';
@@ -35,12 +35,6 @@ export const VERDICT_TEXT: Readonly<Record<ComparisonVerdict, string>> = {
   'not-modelled': 'NOT MODELLED',
   'nothing-compared': 'NOTHING COMPARED',
   skipped: 'skipped',
-};
-
-const ENDING_TEXT: Readonly<Record<Ending, string>> = {
-  complete: '',
-  'cut short': ' (the trace is cut short)',
-  'not read': ' (stopped before the end of the trace)',
 };
 
 function isGood(verdict: ComparisonVerdict): boolean {

@@ -21,7 +21,8 @@ export type PaintText = (style: 'bold' | 'green' | 'red' | 'yellow' | 'dim', tex
 /** Rows shown from the first difference on. */
 const MAXIMUM_ROWS = 12;
 
-const ENDING_TEXT: Readonly<Record<Ending, string>> = {
+/** What the receipt's digest says beside it of how far the trace was read. */
+export const ENDING_TEXT: Readonly<Record<Ending, string>> = {
   complete: '',
   'cut short': ' (the trace is cut short)',
   'not read': ' (stopped before the end of the trace)',

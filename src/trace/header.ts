@@ -2,6 +2,7 @@
 
 import type { Word64 } from '../bits/word64.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
+import { Obs } from '../formats/observation.ts';
 
 /** The format that this version writes; older ones are upgraded on reading, newer ones refused. */
 export const FORMAT_VERSION = 1;
@@ -59,4 +60,9 @@ export interface TraceHeader {
    * Where it is not empty the trace is partial: what differs and can be due to it is undetermined, not diverged.
    */
   unknown?: readonly string[];
+}
+
+/** Whether the trace is a recording of a KVM, with its events: what came to KVM is among the steps. */
+export function isKvmRecording({ hypervisor, observable }: TraceHeader): boolean {
+  return hypervisor?.mmu !== undefined && ((observable >>> Obs.KVM_EVENT) & 1) !== 0;
 }

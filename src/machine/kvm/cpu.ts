@@ -106,6 +106,7 @@ export class KvmCpu {
       faults,
       exits: this.exits,
       recorded,
+      run: () => this.run(),
       forget: vm.independent ? forget : null,
     });
   }

@@ -37,6 +37,8 @@ export interface GuestAccessesParts {
   readonly exits: RecordedExits;
   /** The trace says what comes to KVM; otherwise it is found out. */
   readonly recorded: boolean;
+  /** KVM enters the guest: requests are served, and there is a root; a recording tells of that itself. */
+  readonly run: () => void;
   /** Called before each access, where they have no common history. */
   readonly forget: (() => void) | null;
 }
@@ -64,7 +66,7 @@ export class GuestAccesses {
       if (this.reach(op, lo, hi, true)) return;
       parts.emulator.access(op, lo, hi);
     } else {
-      this.serveUnlessRecorded();
+      this.parts.run();
       if (!parts.recorded) vcpu.exit.kind = 'none';
       parts.handler.injected = null;
       parts.emulator.access(op, lo, hi);
@@ -92,7 +94,7 @@ export class GuestAccesses {
     const { handler, faults, recorded } = parts;
     parts.forget?.();
     for (let exits = 0; exits < MAXIMUM_EXITS; exits++) {
-      this.serveUnlessRecorded();
+      this.parts.run();
       if (vcpu.mmu.root === null) {
         this.notModelled(NotModelled.PAGING_MODE);
         return true;
@@ -129,11 +131,6 @@ export class GuestAccesses {
 
   private notModelled(what: number): void {
     this.log.push(Obs.NOT_MODELLED | (what << OBS_NOT_MODELLED_SHIFT), 0, 0, 0, 0);
-  }
-
-  private serveUnlessRecorded(): void {
-    const { vcpu } = this;
-    if (!this.parts.recorded && (vcpu.requests !== 0 || vcpu.mmu.root === null)) vcpu.serveRequests();
   }
 
   /** Logs how the processor's access ended. */

@@ -8,7 +8,7 @@
  */
 
 import type { KvmConfig } from '../../formats/kvm-config.ts';
-import { OBS_FOUR_BYTES, Obs } from '../../formats/observation.ts';
+import { OBS_FOUR_BYTES } from '../../formats/observation.ts';
 import {
   HOST_LEVEL_MASK,
   HOST_LEVEL_SHIFT,
@@ -32,7 +32,7 @@ import { Request, type Vcpu } from '../../mmu/vcpu.ts';
 import { VmMmu } from '../../mmu/vm.ts';
 import type { WiringName } from '../../mmu/wiring.ts';
 import { RowLog } from '../../paging/row-log.ts';
-import type { TraceHeader } from '../../trace/header.ts';
+import { isKvmRecording, type TraceHeader } from '../../trace/header.ts';
 import type { Stimulus } from '../../trace/stimulus.ts';
 import type { KvmView, Machine } from '../machine.ts';
 import { KvmCpu, type VmParts } from './cpu.ts';
@@ -82,7 +82,7 @@ export class KvmMachine implements Machine, KvmView {
 
   constructor(header: TraceHeader, config: KvmConfig, options: KvmMachineOptions = {}) {
     this.config = config;
-    const recorded = header.hypervisor?.mmu !== undefined && ((header.observable >>> Obs.KVM_EVENT) & 1) !== 0;
+    const recorded = isKvmRecording(header);
     const { profile, hostMaxphyaddr } = config;
     // A trace that describes the MMU tells of memslots and residency, also where it has none of KVM's events.
     const mode = header.hypervisor?.mmu === undefined ? 'free' : 'recorded';
