@@ -32,6 +32,16 @@ export function hex64(lo: number, hi: number): string {
   return hi === 0 ? (lo >>> 0).toString(16) : (hi >>> 0).toString(16) + (lo >>> 0).toString(16).padStart(8, '0');
 }
 
+/** `0x40d027`. */
+export function hexText(lo: number, hi: number): string {
+  return `0x${hex64(lo, hi)}`;
+}
+
+/** The same of a word. */
+export function wordText({ lo, hi }: Word64): string {
+  return hexText(lo, hi);
+}
+
 /** The word that 1 to 16 hexadecimal digits (no prefix) spell, or `undefined` for anything else. */
 export function parseHex64(text: string): Word64 | undefined {
   if (!/^[0-9a-fA-F]{1,16}$/.test(text)) return undefined;

@@ -1,7 +1,7 @@
 /** The work of `rewalk replay`. */
 
 import { ExitStatus } from '../bits/problem.ts';
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import { expectationsFor } from '../replay/expectations.ts';
 import { type MachineChoice, machineFacts } from '../replay/machines.ts';
 import type { ReplayResult } from '../replay/result.ts';
@@ -65,7 +65,7 @@ function scopeOf({ from, to, bail, filter }: ReplayTracesOptions): string[] {
 
 function filterText({ kinds, observed, linear, physical }: StepFilter): string {
   const range = (name: string, of: typeof linear): string[] =>
-    of === undefined ? [] : [`${name}=0x${hex64(of.first.lo, of.first.hi)}..0x${hex64(of.last.lo, of.last.hi)}`];
+    of === undefined ? [] : [`${name}=${hexText(of.first.lo, of.first.hi)}..${hexText(of.last.lo, of.last.hi)}`];
   const list = (name: string, of: ReadonlySet<string> | undefined): string[] =>
     of === undefined ? [] : [`${name}=${[...of].join(',')}`];
   return [

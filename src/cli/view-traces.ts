@@ -1,6 +1,6 @@
 /** The work of `rewalk view`. */
 
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import { isFault, OBS_KIND_MASK, Obs } from '../formats/observation.ts';
 import { expectsAddress } from '../formats/step.ts';
 import { escapeControls } from '../report/escape.ts';
@@ -121,7 +121,7 @@ class SegmentView {
     if (selected === 'all') {
       const end = columns.observationEnd[step]!;
       for (let row = firstRow(columns, step); row < end; ) row += this.row(columns, row, end, tracker);
-      if (expectsAddress(op[step]!)) out.line(`${INDENT}translated to 0x${hex64(operand[at]!, operand[at + 1]!)}`);
+      if (expectsAddress(op[step]!)) out.line(`${INDENT}translated to ${hexText(operand[at]!, operand[at + 1]!)}`);
     } else if (selected !== 'none') {
       for (const row of selected) this.row(columns, row, columns.observationEnd[step]!, tracker);
     }

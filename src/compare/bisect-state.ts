@@ -3,7 +3,7 @@
  * SPTEs and what KVM remembers of them. Machines need not provide for it. Slow: for a few states, not for every step.
  */
 
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import { KvmMachine } from '../machine/kvm/machine.ts';
 import type { Machine } from '../machine/machine.ts';
 import { nameOf } from '../mmu/invariants-look.ts';
@@ -166,7 +166,7 @@ export function placeSentence(
   const sptep = Number(half) >>> 1;
   const words = [first, second].map(({ host }) => {
     const { words } = host.memory;
-    return `0x${hex64(words[2 * sptep]! >>> 0, words[2 * sptep + 1]! >>> 0)}`;
+    return hexText(words[2 * sptep]! >>> 0, words[2 * sptep + 1]! >>> 0);
   });
   return `${wordName(first, sptep) ?? wordName(second, sptep) ?? 'a word of guest memory'}: ${words[0]} on ${labels[0]}, ${words[1]} on ${labels[1]}`;
 }

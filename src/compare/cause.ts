@@ -1,6 +1,5 @@
 /** What differs between two sides in one sentence, and the key under which differences of the like are counted. */
 
-import { hex64 } from '../bits/word64.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
 import { KVM_EVENT_NAMES } from '../formats/kvm-event.ts';
 import { KVM_EVENT_FIELDS } from '../formats/kvm-event-fields.ts';
@@ -17,10 +16,6 @@ export interface Explanation {
 }
 
 type Labels = readonly [a: string, b: string];
-
-export function hexText(lo: number, hi: number): string {
-  return `0x${hex64(lo, hi)}`;
-}
 
 /** Without addresses: the same for differences of the like. */
 function shortName(rows: readonly Row[]): string {

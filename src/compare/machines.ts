@@ -4,6 +4,7 @@
  */
 
 import { Problem } from '../bits/problem.ts';
+import { hexText } from '../bits/word64.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
 import {
   NOT_MODELLED_NAMES,
@@ -23,7 +24,7 @@ import type { Ending, Row } from '../replay/result.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import { isKvmRecording, type TraceHeader } from '../trace/header.ts';
 import { Alignment } from './align.ts';
-import { type Explanation, explainPlaces, hexText } from './cause.ts';
+import { type Explanation, explainPlaces } from './cause.ts';
 import { DOCUMENTED, type DocumentedDifference } from './documented.ts';
 import { GuestFrames } from './guest-frames.ts';
 import { GuestView } from './guest-view.ts';

@@ -4,7 +4,7 @@
  * What is compared is what was done; nobody here knows which bug one of them has.
  */
 
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import { decodeNpfExitInfo1, decodeQualification } from '../formats/decode/fault.ts';
 import { roleFields } from '../formats/decode/kvm-role.ts';
 import { spteFields, spteKind } from '../formats/decode/kvm-spte.ts';
@@ -23,7 +23,7 @@ import {
   type ExplainerOptions,
   type Words,
 } from '../replay/explain.ts';
-import { gfnText, type Seen, type SeenWord, type Watch, wordText } from '../replay/explain-watch.ts';
+import { gfnText, type Seen, type SeenWord, seenWordText, type Watch } from '../replay/explain-watch.ts';
 import type {
   ContextName,
   ExplainedDivergence,
@@ -228,7 +228,7 @@ function itemsOf(step: CapturedStep, words: Words, config: KvmConfig | undefined
 }
 
 function itemOf({ context, kind, does, word, table }: Seen, config: KvmConfig | undefined): Item {
-  const text = word === undefined || config === undefined ? does : `${does}: ${wordText(word, config)}`;
+  const text = word === undefined || config === undefined ? does : `${does}: ${seenWordText(word, config)}`;
   const number = word === undefined ? '' : ` ${word.lo} ${word.hi}`;
   return { context, kind, does, word, table, rows: [], key: `${context} ${does}${number}`, text };
 }
@@ -295,7 +295,7 @@ const MECHANISM: Readonly<Record<string, string>> = {
 /** Fields of two words that differ: `access: rights inherited from the levels above: -ux on clean, wux on m01`. */
 function wordDifferences(a: SeenWord, b: SeenWord, [labelA, labelB]: Labels, config: KvmConfig): string {
   if (a.format === 'plain' || b.format === 'plain' || a.format !== b.format) {
-    return `${wordText(a, config)} on ${labelA}, ${wordText(b, config)} on ${labelB}`;
+    return `${seenWordText(a, config)} on ${labelA}, ${seenWordText(b, config)} on ${labelB}`;
   }
   const [x, y] = [
     { lo: a.lo, hi: a.hi },
@@ -303,7 +303,7 @@ function wordDifferences(a: SeenWord, b: SeenWord, [labelA, labelB]: Labels, con
   ];
   const context = { profile: config.profile, ept: config.vendor === 'intel' && config.tdp, level: a.level };
   if (a.format === 'spte' && spteKind(x, context) !== spteKind(y, context)) {
-    return `${spteKind(x, context)} (${wordText(a, config)}) on ${labelA}, ${spteKind(y, context)} (${wordText(b, config)}) on ${labelB}`;
+    return `${spteKind(x, context)} (${seenWordText(a, config)}) on ${labelA}, ${spteKind(y, context)} (${seenWordText(b, config)}) on ${labelB}`;
   }
   const specs = a.format === 'role' ? roleFields(config.profile) : spteFields(x, context);
   const parts = specs
@@ -314,7 +314,7 @@ function wordDifferences(a: SeenWord, b: SeenWord, [labelA, labelB]: Labels, con
       return `${name} (${bits}): ${words(bitsOf(x, high, low))} on ${labelA}, ${words(bitsOf(y, high, low))} on ${labelB}`;
     });
   return parts.length === 0
-    ? `${wordText(a, config)} on ${labelA}, ${wordText(b, config)} on ${labelB}`
+    ? `${seenWordText(a, config)} on ${labelA}, ${seenWordText(b, config)} on ${labelB}`
     : parts.join('; ');
 }
 
@@ -379,7 +379,7 @@ function sameEventText(a: Item, b: Item, labels: Labels, config: KvmConfig | und
     const text = ({ valueLo: lo, valueHi: hi }: Row): string => {
       const word = { lo: lo >>> 0, hi: hi >>> 0 };
       const decoded = config.vendor === 'amd' ? decodeNpfExitInfo1(word) : decodeQualification(word);
-      return `0x${hex64(word.lo, word.hi)} (${decoded.short})`;
+      return `${hexText(word.lo, word.hi)} (${decoded.short})`;
     };
     const bits: number[] = [];
     for (let bit = 63; bit >= 0; bit--) {
@@ -409,7 +409,7 @@ function reuseText(
   const row = a.rows[0]!;
   const gfn = row.addressHi * 0x1_0000_0000 + row.addressLo;
   const wanted = { format: 'role' as const, lo: row.valueLo >>> 0, hi: 0, level: 0 };
-  const got = `on ${labelA} a table is got for ${gfnText(gfn)}, role ${wordText(wanted, config)}`;
+  const got = `on ${labelA} a table is got for ${gfnText(gfn)}, role ${seenWordText(wanted, config)}`;
   if (used === undefined) return `a look-up of a shadow page is missing: ${got}; ${labelB} gets none`;
   const held = { format: 'role' as const, lo: used.role >>> 0, hi: 0, level: 0 };
   const differs = [
@@ -417,7 +417,7 @@ function reuseText(
     held.lo === wanted.lo ? '' : `its role differs: ${wordDifferences(wanted, held, [labelA, labelB], config)}`,
   ].filter((text) => text !== '');
   const although = differs.length === 0 ? '' : ` although ${differs.join(' and ')}`;
-  return `a child table is reused: ${got}; ${labelB} goes on with the linked table of ${gfnText(used.gfn)}, role ${wordText(held, config)},${although}`;
+  return `a child table is reused: ${got}; ${labelB} goes on with the linked table of ${gfnText(used.gfn)}, role ${seenWordText(held, config)},${although}`;
 }
 
 /** What the other side has in the place of something that only one has. */

@@ -186,6 +186,7 @@ class Differential {
   private step(ordinal: number, each: ProgramStep): { shape: string; text: string } | undefined {
     const { bare, kvm } = this;
     try {
+      this.explanations.begin();
       if ((each.op & STEP_KIND_MASK) === StepKind.ACCESS) return this.access(ordinal, each);
       bare.applyWalking(ordinal, each);
       applyStep(kvm, ordinal, each);
@@ -220,7 +221,6 @@ class Differential {
     if (isExit(seen)) tally.exits++;
     const unlogged = translated ? this.unlogged(each, seen) : undefined;
     if (unlogged !== undefined) return unlogged;
-    this.explanations.begin();
     bare.applyWalking(ordinal, each);
     expected.ofLog(bare.log);
     const verdict = this.judge(each);

@@ -1,6 +1,6 @@
 /** The cause of a divergence in one sentence, and the key under which divergences of the like are grouped. */
 
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import {
   OBS_KIND_MASK,
   OBS_NAMES,
@@ -27,10 +27,6 @@ import {
 import type { Row } from './result.ts';
 import { entryPlace, outcomeReason, rowKind } from './walk-fault.ts';
 
-function hex(lo: number, hi: number): string {
-  return `0x${hex64(lo, hi)}`;
-}
-
 /** `bit 5 differs`, `bits 5, 12 differ`. */
 function bitsDiffer(a: Row, b: Row): string {
   const bits = differingBits(a, b);
@@ -55,12 +51,12 @@ export function rowName(row: Row | undefined): string {
   switch (rowKind(row)) {
     case Obs.EXCEPTION: {
       const vector = (row.op >>> OBS_VECTOR_SHIFT) & OBS_VECTOR_MASK;
-      return vector === 14 ? `#PF ${hex(row.valueLo, row.valueHi)}` : `exception ${vector}`;
+      return vector === 14 ? `#PF ${hexText(row.valueLo, row.valueHi)}` : `exception ${vector}`;
     }
     case Obs.EPT_VIOLATION:
-      return `EPT violation ${hex(row.valueLo, row.valueHi)}`;
+      return `EPT violation ${hexText(row.valueLo, row.valueHi)}`;
     case Obs.NPF:
-      return `NPF ${hex(row.valueLo, row.valueHi)}`;
+      return `NPF ${hexText(row.valueLo, row.valueHi)}`;
     case Obs.REGISTER:
       return `register ${REGISTER_NAMES[(row.op >>> OBS_REGISTER_SHIFT) & OBS_REGISTER_MASK] ?? '?'}`;
     default:
@@ -111,8 +107,8 @@ export function causeOf(
   }
   if (rowKind(r) === Obs.REGISTER) {
     const register = REGISTER_NAMES[(r.op >>> OBS_REGISTER_SHIFT) & OBS_REGISTER_MASK] ?? '?';
-    const held = m === undefined ? 'something else' : hex(m.valueLo, m.valueHi);
-    return `after the step ${register} holds ${held}, recorded was ${hex(r.valueLo, r.valueHi)}`;
+    const held = m === undefined ? 'something else' : hexText(m.valueLo, m.valueHi);
+    return `after the step ${register} holds ${held}, recorded was ${hexText(r.valueLo, r.valueHi)}`;
   }
   if (m === undefined) return `the recording goes on with ${describe(r)} where the replay ends`;
   if (rowKind(r) === rowKind(m)) return sameKind(stepOp, r, m, replayed, at, registers, walk);
@@ -142,22 +138,22 @@ function sameKind(
         const from = above === undefined ? 'the root' : describe(above);
         return `the walks part below ${from}: the recording reads the ${entryPlace(r)}, the replay the ${entryPlace(m)}`;
       }
-      return `the ${entryPlace(r)} was read as ${hex(r.valueLo, r.valueHi)}, memory holds ${hex(m.valueLo, m.valueHi)}: ${bitsDiffer(r, m)}`;
+      return `the ${entryPlace(r)} was read as ${hexText(r.valueLo, r.valueHi)}, memory holds ${hexText(m.valueLo, m.valueHi)}: ${bitsDiffer(r, m)}`;
     case Obs.ENTRY_WRITE:
     case Obs.ENTRY_AFTER:
       if (!sameAddress(r, m)) return `the recording writes the ${entryPlace(r)}, the replay the ${entryPlace(m)}`;
-      return `the ${entryPlace(r)} ends as ${hex(r.valueLo, r.valueHi)} in the recording, as ${hex(m.valueLo, m.valueHi)} in the replay: ${bitsDiffer(r, m)}`;
+      return `the ${entryPlace(r)} ends as ${hexText(r.valueLo, r.valueHi)} in the recording, as ${hexText(m.valueLo, m.valueHi)} in the replay: ${bitsDiffer(r, m)}`;
     case Obs.EXCEPTION:
     case Obs.EPT_VIOLATION:
     case Obs.NPF:
     case Obs.EPT_MISCONFIG:
     case Obs.EXIT_LINEAR:
       if (rowName(r) === rowName(m) && !sameAddress(r, m)) {
-        return `${rowName(r)} names address ${hex(r.addressLo, r.addressHi)} in the recording, ${hex(m.addressLo, m.addressHi)} in the replay`;
+        return `${rowName(r)} names address ${hexText(r.addressLo, r.addressHi)} in the recording, ${hexText(m.addressLo, m.addressHi)} in the replay`;
       }
       return `${rowName(r)} was recorded, ${rowName(m)} replayed${r.op === m.op ? `, ${bitsDiffer(r, m)}` : ''}; the replay says: ${outcomeReason(walk, stepOp, registers)}`;
     case Obs.TRANSLATED:
-      return `the recording translates to ${hex(r.addressLo, r.addressHi)}, the replay to ${hex(m.addressLo, m.addressHi)}${
+      return `the recording translates to ${hexText(r.addressLo, r.addressHi)}, the replay to ${hexText(m.addressLo, m.addressHi)}${
         sameAddress(r, m) ? ' with another page size or guest-physical address' : ''
       }`;
     default:
@@ -170,13 +166,13 @@ export function describe(row: Row): string {
   if (kind === Obs.PDPTE_LOADED) return row.valueLo === 0 ? 'PDPTEs refused' : 'PDPTEs loaded';
   if (kind === Obs.PDPTE) return `a use of the ${entryPlace(row)}`;
   if (kind === Obs.ELEMENT) return `a read of the ${entryPlace(row)}`;
-  if (kind === Obs.ENTRY_WRITE) return `a write of ${hex(row.valueLo, row.valueHi)} to the ${entryPlace(row)}`;
-  if (kind === Obs.ENTRY_AFTER) return `${hex(row.valueLo, row.valueHi)} left in the ${entryPlace(row)}`;
-  if (kind === Obs.TRANSLATED) return `a translation to ${hex(row.addressLo, row.addressHi)}`;
+  if (kind === Obs.ENTRY_WRITE) return `a write of ${hexText(row.valueLo, row.valueHi)} to the ${entryPlace(row)}`;
+  if (kind === Obs.ENTRY_AFTER) return `${hexText(row.valueLo, row.valueHi)} left in the ${entryPlace(row)}`;
+  if (kind === Obs.TRANSLATED) return `a translation to ${hexText(row.addressLo, row.addressHi)}`;
   if (kind === Obs.NESTED_WALK) {
     const what = (row.op & OBS_NESTED_OF_TABLE) !== 0 ? 'a page-table page' : 'the final address';
     const type = ACCESS_TYPE_NAMES[(row.op >>> OBS_NESTED_ACCESS_SHIFT) & OBS_NESTED_ACCESS_MASK];
-    return `the second-stage translation of guest-physical ${hex(row.addressLo, row.addressHi)} (${what}) for ${type}`;
+    return `the second-stage translation of guest-physical ${hexText(row.addressLo, row.addressHi)} (${what}) for ${type}`;
   }
   return rowName(row);
 }

@@ -1,6 +1,6 @@
 /** The cause of a divergence among KVM's events in one sentence, and the key of its group: which event, which field. */
 
-import { hex64, type Word64 } from '../bits/word64.ts';
+import { type Word64, wordText } from '../bits/word64.ts';
 import { roleFields } from '../formats/decode/kvm-role.ts';
 import { type SpteContext, spteFields, spteKind } from '../formats/decode/kvm-spte.ts';
 import { bitRange, bitsOf, type FieldSpec } from '../formats/decode/word.ts';
@@ -40,16 +40,12 @@ function fieldWord(rows: readonly Row[], { row, column, low, maskLo, maskHi }: K
   return low < 32 ? { lo: word.lo >>> low, hi: word.hi } : { lo: word.hi >>> (low - 32), hi: 0 };
 }
 
-function hex({ lo, hi }: Word64): string {
-  return `0x${hex64(lo, hi)}`;
-}
-
 /** `set-spte gfn 0x100 level 1`. */
 function eventName(rows: readonly Row[]): string {
   const event = rowsEvent(rows);
   const places = KVM_EVENT_FIELDS[event]!.filter(({ name }) => PLACES.includes(name)).map((field) => {
     const word = fieldWord(rows, field);
-    return `${field.name} ${field.kind === 'number' && field.width < 64 ? word.lo : hex(word)}`;
+    return `${field.name} ${field.kind === 'number' && field.width < 64 ? word.lo : wordText(word)}`;
   });
   return [KVM_EVENT_NAMES[event]!, ...places].join(' ');
 }
@@ -93,7 +89,7 @@ function differingBits(field: KvmField, { recorded, replayed }: SidePair): strin
 function fieldText(field: KvmField, pair: SidePair, config: KvmConfig): string {
   const a = fieldWord(pair.recorded, field);
   const b = fieldWord(pair.replayed, field);
-  const values = `${field.name} ${hex(a)} was recorded, ${hex(b)} replayed`;
+  const values = `${field.name} ${wordText(a)} was recorded, ${wordText(b)} replayed`;
   if (field.kind === 'spte') {
     const context = spteContext(pair, config);
     const [x, y] = [spteKind(a, context), spteKind(b, context)];

@@ -3,6 +3,7 @@
  * before the entry whose address they translate, rights accumulated on the way down, each rule judged.
  */
 
+import { hexText } from '../bits/word64.ts';
 import { decodeEptEntry } from '../formats/decode/ept.ts';
 import { decodePfec, decodeQualification } from '../formats/decode/fault.ts';
 import { decodeSpte } from '../formats/decode/kvm-spte.ts';
@@ -51,7 +52,6 @@ import {
   rightsText,
   withVerdict,
 } from './explain-rules.ts';
-import { hexText } from './explain-watch.ts';
 import type { ContextName, ExplainedCheck, ExplainedWalk, WalkNode } from './explanation.ts';
 import type { Row } from './result.ts';
 

@@ -4,7 +4,7 @@
  * each other, the check says so.
  */
 
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import { eptMisconfiguration } from '../formats/decode/ept.ts';
 import {
   CR0_WP,
@@ -325,7 +325,7 @@ export function errorCodeCheck(reported: number, expected: number): ExplainedChe
   const citation = 'SDM vol. 3A 4.7; APM vol. 2 8.4.2';
   if (reported === expected) return check('error-code', rule, citation, 'pass');
   const bits = ['P', 'W', 'U', 'RSVD', 'F', 'PK', 'SS'].filter((_, bit) => (((reported ^ expected) >>> bit) & 1) !== 0);
-  const contradicted = `error code 0x${hex64(reported, 0)} was reported, by the rule it is 0x${hex64(expected, 0)}: ${bits.join(', ')}`;
+  const contradicted = `error code ${hexText(reported, 0)} was reported, by the rule it is ${hexText(expected, 0)}: ${bits.join(', ')}`;
   return {
     ...check('error-code', rule, citation, 'fail', `${bits.join(', ')} differ${bits.length === 1 ? 's' : ''}`),
     contradicted,

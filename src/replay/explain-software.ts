@@ -3,6 +3,7 @@
  * is not what the registers and entries say.
  */
 
+import { hexText } from '../bits/word64.ts';
 import { decodeEptEntry } from '../formats/decode/ept.ts';
 import { decodePfec } from '../formats/decode/fault.ts';
 import { decodePageTableEntry, entryName } from '../formats/decode/page-table-entry.ts';
@@ -42,7 +43,7 @@ import {
   rightsText,
   withVerdict,
 } from './explain-rules.ts';
-import { hexText, type WalkBegun, type WalkRow } from './explain-watch.ts';
+import type { WalkBegun, WalkRow } from './explain-watch.ts';
 import type { ContextName, ExplainedCheck, ExplainedWalk, WalkNode } from './explanation.ts';
 import type { Row } from './result.ts';
 

@@ -1,5 +1,6 @@
 /** What state took part in a step: the SPTEs on the way to an address, what each context is set up for, TLB entries. */
 
+import { hexText } from '../bits/word64.ts';
 import { decodeExtendedRole, decodeRole } from '../formats/decode/kvm-role.ts';
 import { decodeSpte } from '../formats/decode/kvm-spte.ts';
 import type { BareMachine } from '../machine/bare.ts';
@@ -9,7 +10,7 @@ import type { Mmu } from '../mmu/mmu.ts';
 import { ENTRIES } from '../mmu/shadow-page.ts';
 import { ShadowWalk } from '../mmu/shadow-walk.ts';
 import { Request } from '../mmu/vcpu.ts';
-import { gfnText, hexText, nameOfMmu, nameOfWalk } from './explain-watch.ts';
+import { gfnText, nameOfMmu, nameOfWalk } from './explain-watch.ts';
 import type {
   ContextName,
   ExplainedContext,

@@ -4,7 +4,7 @@
  * is; its methods are covered by ones that note the call.
  */
 
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import { decodeRole } from '../formats/decode/kvm-role.ts';
 import { decodeSpte } from '../formats/decode/kvm-spte.ts';
 import { KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
@@ -87,10 +87,6 @@ const INFO_NAMES: Readonly<Record<number, string>> = {
   [Inject.EPT_MISCONFIG]: 'qualification',
   [Inject.PML_FULL]: 'qualification',
 };
-
-export function hexText(lo: number, hi: number): string {
-  return `0x${hex64(lo >>> 0, hi >>> 0)}`;
-}
 
 export function gfnText(gfn: number): string {
   return gfn < 0 ? 'no gfn' : `gfn 0x${gfn.toString(16)}`;
@@ -487,7 +483,7 @@ function rootText(root: Root | null): string {
 }
 
 /** The word of an action in words. */
-export function wordText(word: SeenWord, { profile, vendor, tdp }: KvmMachine['config']): string {
+export function seenWordText(word: SeenWord, { profile, vendor, tdp }: KvmMachine['config']): string {
   const { lo, hi, level } = word;
   switch (word.format) {
     case 'role':

@@ -3,6 +3,7 @@
  * sees what the machine does, `explain-hardware.ts` and `explain-software.ts` make trees of its walks.
  */
 
+import { hexText } from '../bits/word64.ts';
 import { OBS_KIND_MASK, Obs } from '../formats/observation.ts';
 import { REGISTER_COUNT, REGISTER_NAMES } from '../formats/registers.ts';
 import {
@@ -29,7 +30,7 @@ import type { Expectation } from './expectations.ts';
 import { type HardwareView, hardwareWalks } from './explain-hardware.ts';
 import { softwareWalks } from './explain-software.ts';
 import { contextsOf, tablesFor, tlbEntryFor } from './explain-state.ts';
-import { hexText, nameOfMmu, nameOfWalk, type Seen, Watch, wordText } from './explain-watch.ts';
+import { nameOfMmu, nameOfWalk, type Seen, seenWordText, Watch } from './explain-watch.ts';
 import type {
   ContextName,
   ExplainedAction,
@@ -598,7 +599,7 @@ function actionsOf(captured: CapturedStep, words: Words, machine: KvmMachine | n
   const until = (row: number): void => {
     for (; next < seen.length && seen[next]!.row <= row; next++) {
       const { context, kind, does, word } = seen[next]!;
-      const text = word === undefined || machine === null ? does : `${does}: ${wordText(word, machine.config)}`;
+      const text = word === undefined || machine === null ? does : `${does}: ${seenWordText(word, machine.config)}`;
       actions.push({ context, kind, text });
     }
   };

@@ -10,9 +10,9 @@
  * Frames are numbers: addresses without their lowest 12 bits, 52 bits at most.
  */
 
-import { hex64 } from '../bits/word64.ts';
-
 /** Frame numbers from here on belong to kernel addresses: the canonical upper half with 57 bits (SDM vol. 1 3.3.7.1). */
+import { hexText } from '../bits/word64.ts';
+
 const KERNEL_FRAMES = 2 ** 52 - 2 ** 44;
 /** The kernel maps physical memory at a multiple of 1 GiB. */
 const DIRECT_MAP_ALIGNMENT = 2 ** 18;
@@ -164,5 +164,5 @@ function isOffset(frames: number): boolean {
 
 /** The address that a frame number stands for. */
 export function frameAddress(frame: number): string {
-  return `0x${hex64((frame % 2 ** 20) * 4096, Math.floor(frame / 2 ** 20))}`;
+  return hexText((frame % 2 ** 20) * 4096, Math.floor(frame / 2 ** 20));
 }

@@ -5,7 +5,7 @@
  * walked.
  */
 
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import { Dim, OBS_FOUR_BYTES, OBS_KIND_MASK, Obs, observationDim, observationLevel } from '../formats/observation.ts';
 import { CR4_PGE, Reg } from '../formats/registers.ts';
 import type { BareMachine } from '../machine/bare.ts';
@@ -203,8 +203,4 @@ const NAMES: Readonly<Record<number, string>> = {
 /** The accessed and dirty bits of the entry that an observation word tells of. */
 function adBits(row: number): number {
   return observationDim(row) === Dim.EPT ? EPT_AD : X86_AD;
-}
-
-function hexText(lo: number, hi: number): string {
-  return `0x${hex64(lo, hi)}`;
 }

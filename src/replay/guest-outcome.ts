@@ -3,7 +3,7 @@
  * guest's guest, with which exit its hypervisor gets control.
  */
 
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import { exceptionName } from '../formats/decode/fault.ts';
 import {
   NOT_MODELLED_NAMES,
@@ -181,8 +181,8 @@ export class GuestOutcome {
 
   /** `translated to 0x5008`, `#PF error 0x2 cr2 0x7000`, `ept-violation 0x181 at 0x5000 linear 0x7000`. */
   get text(): string {
-    const address = `0x${hex64(this.lo, this.hi)}`;
-    const value = `0x${hex64(this.valueLo, this.valueHi)}`;
+    const address = hexText(this.lo, this.hi);
+    const value = hexText(this.valueLo, this.valueHi);
     switch (this.kind) {
       case Obs.NONE:
         return 'nothing';
@@ -198,7 +198,7 @@ export class GuestOutcome {
       case Obs.FAULTED:
         return OBS_NAMES[this.kind]!;
       default: {
-        const linear = this.linear === Linear.GIVEN ? ` linear 0x${hex64(this.linearLo, this.linearHi)}` : '';
+        const linear = this.linear === Linear.GIVEN ? ` linear ${hexText(this.linearLo, this.linearHi)}` : '';
         return `${OBS_NAMES[this.kind]} ${value} at ${address}${linear}`;
       }
     }
@@ -211,7 +211,7 @@ export class GuestOutcome {
 
   /** The same without addresses: equal for differences of the like. */
   get shape(): string {
-    const value = `0x${hex64(this.valueLo, this.valueHi)}`;
+    const value = hexText(this.valueLo, this.valueHi);
     switch (this.kind) {
       case Obs.EXCEPTION:
         return `${exceptionName(this.number)} ${value}${this.exits ? ' intercepted' : ''}`;

@@ -8,7 +8,7 @@
  */
 
 import { Problem } from '../bits/problem.ts';
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
 import { OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
 import { REGISTER_NAMES, Reg } from '../formats/registers.ts';
@@ -506,8 +506,4 @@ export class SameGuest implements Machine {
       this.differs(this.last, NO_STEP, lo, hi, cause, 'guest memory differs at the end');
     });
   }
-}
-
-function hexText(lo: number, hi: number): string {
-  return `0x${hex64(lo, hi)}`;
 }

@@ -3,7 +3,7 @@
  * reports; the walk itself decides by tables.
  */
 
-import { hex64 } from '../bits/word64.ts';
+import { hex64, hexText } from '../bits/word64.ts';
 import { entryName } from '../formats/decode/page-table-entry.ts';
 import {
   DIM_NAMES,
@@ -32,7 +32,7 @@ export function rowKind(row: Row): number {
 /** `guest PDE at 0x409010`, `EPT PTE at 0x10a5818`. */
 export function entryPlace(row: Row): string {
   const level = (row.op >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
-  const address = `0x${hex64(row.addressLo, row.addressHi)}`;
+  const address = hexText(row.addressLo, row.addressHi);
   if (rowKind(row) === Obs.PDPTE) return `PDPTE${level} register`;
   if (level === 0) return `entry at ${address}`;
   const dim = (row.op >>> OBS_DIM_SHIFT) & OBS_DIM_MASK;

@@ -1,6 +1,6 @@
 /** Observation rows as lines of a report, each with the words in it that can be taken apart bit by bit. */
 
-import { hex64, type Word64 } from '../bits/word64.ts';
+import { hex64, hexText, type Word64 } from '../bits/word64.ts';
 import { decodeNpfExitInfo1, decodePfec, decodeQualification } from '../formats/decode/fault.ts';
 import { decodeRole } from '../formats/decode/kvm-role.ts';
 import { decodeSpte } from '../formats/decode/kvm-spte.ts';
@@ -78,8 +78,7 @@ export function reportLine(rows: readonly Row[], context: RowContext): ReportLin
   if (event >= 0) return { text: kvmEventText(rows, context.mmu), words: eventWords(rows, event, context.mmu) };
   const decoded = rowWord(row, context);
   const text = rowText(row.op, row.addressLo, row.addressHi, row.valueLo, row.valueHi, context);
-  const words =
-    decoded === undefined ? [] : [{ text: `0x${hex64(row.valueLo, row.valueHi)}`, lines: longForm(decoded) }];
+  const words = decoded === undefined ? [] : [{ text: hexText(row.valueLo, row.valueHi), lines: longForm(decoded) }];
   return { text, words };
 }
 
@@ -109,7 +108,7 @@ export function reportRegisters(registers: Uint32Array, context: RowContext): Re
       const decoded = decodeRegister(register, lo, hi, context);
       return {
         name: registerName(register),
-        value: `0x${hex64(lo, hi)}`,
+        value: hexText(lo, hi),
         short: decoded?.short ?? '',
         lines: decoded === undefined ? [] : longForm(decoded),
       };

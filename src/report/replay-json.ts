@@ -1,6 +1,6 @@
 /** A replay's result for machines. Addresses and values are hexadecimal strings with 0x. */
 
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import { KVM_EVENT_NAMES, kvmEventOf } from '../formats/kvm-event.ts';
 import { OBS_KIND_MASK, OBS_NAMES, Obs } from '../formats/observation.ts';
 import type { Divergence, ReplayResult, Row, SidePair } from '../replay/result.ts';
@@ -16,8 +16,8 @@ function rowObject(row: Row, header: TraceHeader, registers: Uint32Array): objec
   const { context } = new ContextTracker(header, registers);
   return {
     kind: OBS_NAMES[row.op & OBS_KIND_MASK],
-    address: `0x${hex64(row.addressLo, row.addressHi)}`,
-    value: `0x${hex64(row.valueLo, row.valueHi)}`,
+    address: hexText(row.addressLo, row.addressHi),
+    value: hexText(row.valueLo, row.valueHi),
     text: rowText(row.op, row.addressLo, row.addressHi, row.valueLo, row.valueHi, context),
   };
 }

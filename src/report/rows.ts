@@ -1,6 +1,6 @@
 /** Observation rows (`formats/observation.ts`) as text: one row, one line. */
 
-import { hex64, type Word64 } from '../bits/word64.ts';
+import { hexText, type Word64 } from '../bits/word64.ts';
 import { decodeCr0, decodeCr3, decodeCr4, decodeEfer, decodePkru } from '../formats/decode/control-register.ts';
 import { decodeEptEntry, decodeEptp, type EptContext } from '../formats/decode/ept.ts';
 import {
@@ -66,10 +66,6 @@ export interface RowContext extends EntryContext, EptContext, QualificationConte
 }
 
 const PAGE_FAULT = 14;
-
-function hex(lo: number, hi: number): string {
-  return `0x${hex64(lo, hi)}`;
-}
 
 /** `element`, `npf` …; `observation 29` for a kind that has no name. */
 export function observationName(op: number): string {
@@ -195,8 +191,8 @@ export function rowText(
 }
 
 function bareRowText(op: number, aLo: number, aHi: number, vLo: number, vHi: number, context: RowContext): string {
-  const address = hex(aLo, aHi);
-  const value = hex(vLo, vHi);
+  const address = hexText(aLo, aHi);
+  const value = hexText(vLo, vHi);
   switch (op & OBS_KIND_MASK) {
     case Obs.NONE:
       return 'no observation';

@@ -1,6 +1,6 @@
 /** Step words (`formats/step.ts`) and their operands as text: one step, one line. */
 
-import { hex64, type Word64 } from '../bits/word64.ts';
+import { hexText, type Word64 } from '../bits/word64.ts';
 import { decodeNpfExitInfo1, decodePfec, decodeQualification } from '../formats/decode/fault.ts';
 import { pageSizeName } from '../formats/decode/page-table-entry.ts';
 import { Reg } from '../formats/registers.ts';
@@ -60,10 +60,6 @@ import type { HypervisorCall, Memslot, Notifier, Stimulus } from '../trace/stimu
 import { escapeControls } from './escape.ts';
 import { type RowContext, registerName, registerWords } from './rows.ts';
 
-function hex(lo: number, hi: number): string {
-  return `0x${hex64(lo, hi)}`;
-}
-
 /** `access`, `store` …; the kind of rare stimulus for RARE; `step kind 30` for what has no name. */
 export function stepKindName(op: number, stimulus?: Stimulus): string {
   const kind = op & STEP_KIND_MASK;
@@ -110,14 +106,14 @@ const REGISTER_WRITE_TEXT: Readonly<Record<number, string>> = {
 function registerWriteText(op: number, lo: number, hi: number, context: RowContext): string {
   const register = (op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK;
   if (register === Reg.CR3) {
-    if ((op & REGISTER_WRITE_TASK_SWITCH) !== 0) return `task switch, CR3 = ${hex(lo, hi)}`;
+    if ((op & REGISTER_WRITE_TASK_SWITCH) !== 0) return `task switch, CR3 = ${hexText(lo, hi)}`;
     // Bit 63 is no part of the register: it asks to keep translations (SDM vol. 3A 4.10.4.1).
     const noFlush = hi >= 0x8000_0000;
-    return `MOV CR3, ${hex(lo, hi % 0x8000_0000)}${noFlush ? ' (no flush)' : ''}`;
+    return `MOV CR3, ${hexText(lo, hi % 0x8000_0000)}${noFlush ? ' (no flush)' : ''}`;
   }
   const verb = REGISTER_WRITE_TEXT[register] ?? `write ${registerName(register)},`;
   const words = registerWords(register, lo, hi, context);
-  return `${verb} ${hex(lo, hi)}${words === '' ? '' : `  ${words}`}`;
+  return `${verb} ${hexText(lo, hi)}${words === '' ? '' : `  ${words}`}`;
 }
 
 const INVPCID_TYPES = ['individual address', 'single context', 'all with globals', 'all but globals'];
@@ -202,7 +198,7 @@ function nestedEntryText(op: number): string {
 
 /** The low 16 bits of a VMX exit reason are the basic reason (SDM vol. 3C 24.9.1). */
 function nestedExitText(op: number, reasonLo: number, reasonHi: number, qualification: string): string {
-  const reason = hex(reasonLo, reasonHi);
+  const reason = hexText(reasonLo, reasonHi);
   if ((op & NESTED_SVM) !== 0) {
     const name = reasonHi === 0 ? SVM_EXITS[reasonLo] : undefined;
     return `#VMEXIT ${reason}${name === undefined ? '' : ` (${name})`} exitinfo1 ${qualification}`;
@@ -219,13 +215,13 @@ export function stimulusText(stimulus: Stimulus): string {
       for (let i = 0; i + 1 < stimulus.words.length; i += 2) {
         if (stimulus.words[i] !== 0 || stimulus.words[i + 1] !== 0) words++;
       }
-      return `page image ${hex(stimulus.address.lo, stimulus.address.hi)}, ${words} of 512 words not zero`;
+      return `page image ${hexText(stimulus.address.lo, stimulus.address.hi)}, ${words} of 512 words not zero`;
     }
     case 'entry-fill': {
       const { address, first, increment, count, size } = stimulus;
-      const where = hex(address.lo, address.hi);
-      const rise = hex(increment.lo, increment.hi);
-      return `fill ${count} entries of ${size} bytes from ${where}: ${hex(first.lo, first.hi)} rising by ${rise}`;
+      const where = hexText(address.lo, address.hi);
+      const rise = hexText(increment.lo, increment.hi);
+      return `fill ${count} entries of ${size} bytes from ${where}: ${hexText(first.lo, first.hi)} rising by ${rise}`;
     }
     case 'note':
       return `note: ${escapeControls(stimulus.text)}`;
@@ -234,7 +230,7 @@ export function stimulusText(stimulus: Stimulus): string {
     case 'dirty-log':
       return `dirty log of memslot ${stimulus.slot} read`;
     case 'notifier': {
-      const range = `${hex(stimulus.start.lo, stimulus.start.hi)}..${hex(stimulus.end.lo, stimulus.end.hi)}`;
+      const range = `${hexText(stimulus.start.lo, stimulus.start.hi)}..${hexText(stimulus.end.lo, stimulus.end.hi)}`;
       return `the host ${NOTIFIER_TEXT[stimulus.what]} ${range} of its own addresses`;
     }
     case 'hypervisor':
@@ -264,7 +260,7 @@ const HYPERVISOR_TEXT: Readonly<Record<HypervisorCall['what'], string>> = {
 function memslotText({ what, slot, addressSpace, address, size, readOnly, dirtyLog, userspace }: Memslot): string {
   const name = `memslot ${slot}${addressSpace === 0 ? '' : ` of address space ${addressSpace}`} ${MEMSLOT_TEXT[what]}`;
   if (what === 'delete') return name;
-  const where = `gpa ${hex(address.lo, address.hi)}, ${hex(size.lo, size.hi)} bytes at host ${hex(userspace.lo, userspace.hi)}`;
+  const where = `gpa ${hexText(address.lo, address.hi)}, ${hexText(size.lo, size.hi)} bytes at host ${hexText(userspace.lo, userspace.hi)}`;
   return `${name}: ${where}${readOnly ? ', read-only' : ''}${dirtyLog ? ', dirty log' : ''}`;
 }
 
@@ -278,7 +274,7 @@ function faultExitText(op: number, address: string, error: Word64, context: RowC
   const event = notes.join('');
   if ((op & FAULT_MISCONFIG) !== 0) return `exit: EPT misconfiguration gpa ${address}${event}`;
   const { mmu } = context;
-  const code = hex(error.lo, error.hi);
+  const code = hexText(error.lo, error.hi);
   if (mmu === undefined) return `exit: fault at ${address} error ${code}${event}`;
   if (!mmu.tdp) {
     return `exit: #PF error ${code} (${decodePfec(error, mmu.vendor).short}) cr2 ${address}${event}`;
@@ -340,8 +336,8 @@ function bareStepText(
   stimuli: readonly Stimulus[],
   context: RowContext,
 ): string {
-  const address = hex(aLo, aHi);
-  const operand = hex(oLo, oHi);
+  const address = hexText(aLo, aHi);
+  const operand = hexText(oLo, oHi);
   switch (op & STEP_KIND_MASK) {
     case StepKind.RARE: {
       const stimulus = oHi === 0 ? stimuli[oLo] : undefined;

@@ -3,7 +3,7 @@
  * rules, which are `rewalk explain`'s business.
  */
 
-import { hex64 } from '../bits/word64.ts';
+import { hexText } from '../bits/word64.ts';
 import { entryName } from '../formats/decode/page-table-entry.ts';
 import { DIM_NAMES, Dim, isFault, OBS_KIND_MASK, OBS_NESTED_OF_TABLE, Obs } from '../formats/observation.ts';
 import type { ContextName, ExplainedWalk, WalkNode } from '../replay/explanation.ts';
@@ -42,7 +42,7 @@ class Builder {
     switch (op & OBS_KIND_MASK) {
       case Obs.NESTED_WALK:
         this.flushInner();
-        this.gpa = `0x${hex64(addressLo, addressHi)}`;
+        this.gpa = hexText(addressLo, addressHi);
         this.ofTable = (op & OBS_NESTED_OF_TABLE) !== 0;
         return;
       case Obs.ELEMENT:
@@ -82,9 +82,9 @@ class Builder {
       context: contextOf(dim),
       name: `${whose}${entryName(level)}`,
       level,
-      address: `0x${hex64(addressLo, addressHi)}`,
+      address: hexText(addressLo, addressHi),
       gpa: '',
-      value: `0x${hex64(valueLo, valueHi)}`,
+      value: hexText(valueLo, valueHi),
       decoded: rowEntryText(op, valueLo, valueHi, this.context.row),
       rights: '',
       checks: [],

@@ -5,7 +5,7 @@
  * (one line per field, what each value means).
  */
 
-import { hex64, type Word64 } from '../../bits/word64.ts';
+import { type Word64, wordText } from '../../bits/word64.ts';
 
 /** One field of a format. */
 export interface FieldSpec {
@@ -53,11 +53,6 @@ export function bitOf(word: Word64, bit: number): boolean {
 /** `0x1f`. */
 export function hex(value: number): string {
   return `0x${value.toString(16)}`;
-}
-
-/** `0x40d027`. */
-export function hexWord(word: Word64): string {
-  return `0x${hex64(word.lo, word.hi)}`;
 }
 
 /** A single bit. `token`: its part of the short form when set. */
@@ -130,7 +125,7 @@ export function longForm(decoded: DecodedWord): string[] {
   const width = (column: 0 | 1 | 2): number => Math.max(0, ...rows.map((row) => row[column].length));
   const [bits, name, value] = [width(0), width(1), width(2)];
   return [
-    `${decoded.title} ${hexWord(decoded.word)}: ${decoded.short}`,
+    `${decoded.title} ${wordText(decoded.word)}: ${decoded.short}`,
     ...rows.map((row, i) => {
       const words = decoded.fields[i]?.words ?? '';
       return `  ${row[0].padStart(bits)}  ${row[1].padEnd(name)}  ${row[2].padStart(value)}  ${words}`.trimEnd();
@@ -142,7 +137,7 @@ export function longForm(decoded: DecodedWord): string[] {
 export function jsonForm(decoded: DecodedWord): object {
   return {
     title: decoded.title,
-    word: hexWord(decoded.word),
+    word: wordText(decoded.word),
     short: decoded.short,
     fields: decoded.fields.map((f) => ({
       bits: bitRange(f.high, f.low),

@@ -4,7 +4,7 @@
  */
 
 import type { Place } from '../../bits/problem.ts';
-import { hex64 } from '../../bits/word64.ts';
+import { hexText } from '../../bits/word64.ts';
 import {
   OBS_FOUR_BYTES,
   OBS_KIND_MASK,
@@ -186,7 +186,7 @@ export class StepRules {
         return;
       case StepKind.CLEAR_PAGE:
         this.physical(hi);
-        if ((lo & 0xfff) !== 0) this.error('clear-page.alignment', `${address(lo, hi)} is not 4 KiB aligned`);
+        if ((lo & 0xfff) !== 0) this.error('clear-page.alignment', `${hexText(lo, hi)} is not 4 KiB aligned`);
         return;
       case StepKind.REGISTER_WRITE:
       case StepKind.REGISTER_SET:
@@ -213,7 +213,7 @@ export class StepRules {
     if ((lo & 0xfff) + length > 0x1000) {
       this.error(
         'access.crosses-page',
-        `${length} bytes at ${address(lo, columns.address[2 * step + 1]!)} leave the page`,
+        `${length} bytes at ${hexText(lo, columns.address[2 * step + 1]!)} leave the page`,
       );
     }
     if ((op & ACCESS_USER) !== 0 && ((op >>> ACCESS_CPL_SHIFT) & ACCESS_CPL_MASK) !== 3) {
@@ -295,7 +295,7 @@ export class StepRules {
     if ((lo & (size - 1)) === 0) return;
     this.error(
       'observation.alignment',
-      `an entry of ${size} bytes at ${address(lo, columns.observationAddress[2 * row + 1]!)} is not aligned`,
+      `an entry of ${size} bytes at ${hexText(lo, columns.observationAddress[2 * row + 1]!)} is not aligned`,
     );
   }
 
@@ -318,8 +318,4 @@ export class StepRules {
     }
     this.lastTime = time;
   }
-}
-
-function address(lo: number, hi: number): string {
-  return `0x${hex64(lo, hi)}`;
 }

@@ -5,7 +5,7 @@
  */
 
 import { Problem } from '../../bits/problem.ts';
-import { hex64, parseHex64, type Word64, ZERO } from '../../bits/word64.ts';
+import { parseHex64, type Word64, wordText, ZERO } from '../../bits/word64.ts';
 import { nearest } from '../nearest.ts';
 
 /** A step or an observation on its way into or out of text. `second`: a step's operand, an observation's value. */
@@ -50,10 +50,6 @@ export function textProblem(sentence: string): Problem {
 export function suggestion(name: string, names: readonly string[]): string {
   const near = nearest(name, names);
   return near === undefined ? '' : `; did you mean '${near}'?`;
-}
-
-export function wordText({ lo, hi }: Word64): string {
-  return `0x${hex64(lo, hi)}`;
 }
 
 /** What a value is, for messages. */

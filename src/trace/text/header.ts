@@ -1,6 +1,7 @@
 /** The header line and the state lines of the text form, both ways. */
 
 import type { Word64 } from '../../bits/word64.ts';
+import { wordText } from '../../bits/word64.ts';
 import { KVM_PROFILES } from '../../formats/decode/kvm-role.ts';
 import { defaultKvmConfig, type KvmConfig } from '../../formats/kvm-config.ts';
 import { OBS_NAMES, Obs, obsMask } from '../../formats/observation.ts';
@@ -9,7 +10,7 @@ import { MAXIMUM_VCPUS } from '../../formats/step.ts';
 import type { StepColumns, VcpuRegisters } from '../columns.ts';
 import { FORMAT_VERSION, type Hypervisor, type Processor, type Source, type TraceHeader } from '../header.ts';
 import { AD_POLICIES, VENDORS } from '../header-message.ts';
-import { parseName, parseWord, shown, suggestion, textProblem, wordText } from './fields.ts';
+import { parseName, parseWord, shown, suggestion, textProblem } from './fields.ts';
 import { asObject, asText, ObjectReader } from './objects.ts';
 import type { ReadObject, TextObject } from './rows.ts';
 

@@ -3,7 +3,7 @@
  * names for the fields, both ways. Rows that do not make up an event stay rows of their own, so that nothing is lost.
  */
 
-import { ZERO } from '../../bits/word64.ts';
+import { wordText, ZERO } from '../../bits/word64.ts';
 import {
   KVM_EVENT_COUNT,
   KVM_EVENT_MASK,
@@ -29,7 +29,6 @@ import {
   shown,
   suggestion,
   textProblem,
-  wordText,
 } from './fields.ts';
 import { REST_OF_BITS } from './kinds.ts';
 import type { ReadObject, TextObject } from './rows.ts';

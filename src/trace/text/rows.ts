@@ -1,5 +1,6 @@
 /** Whole rows, steps and observations, as the fields of a JSON object, both ways. */
 
+import { wordText } from '../../bits/word64.ts';
 import {
   emptyRow,
   type Field,
@@ -11,7 +12,6 @@ import {
   type Row,
   suggestion,
   textProblem,
-  wordText,
 } from './fields.ts';
 import { type Kind, REST_OF_BITS } from './kinds.ts';
 

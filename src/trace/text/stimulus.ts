@@ -1,8 +1,9 @@
 /** The rare stimuli in the text form, both ways. */
 
+import { wordText } from '../../bits/word64.ts';
 import type { EntryFill, Memslot, PageImage, Stimulus } from '../stimulus.ts';
 import { HYPERVISOR_CHANGES, MAXIMUM_SLOT, MEMSLOT_CHANGES, NOTIFIER_CALLS } from '../stimulus-message.ts';
-import { parseName, parseNumber, parseWord, wordText } from './fields.ts';
+import { parseName, parseNumber, parseWord } from './fields.ts';
 import { asObject, asText, ObjectReader } from './objects.ts';
 import type { ReadObject, TextObject } from './rows.ts';
 
