@@ -22,42 +22,35 @@ export interface TwoTracesOptions {
   readonly reports: readonly ReportRequest[];
 }
 
+/** What the comparison of two traces came to. */
+export interface TwoTraces {
+  readonly report: TracesReport;
+  /** There was something to compare. */
+  readonly compared: boolean;
+  readonly isEqual: boolean;
+  /** Ends that are missing: traces that were cut short. */
+  readonly problems: readonly Problem[];
+}
+
 function factsOf({ path, headers, steps }: Segments): TraceFacts {
   const header = headers[0];
   if (header === undefined) throw new Problem('E_NOT_A_TRACE', 'the trace has no segment', { file: path });
   return { path: path === '-' ? '<stdin>' : path, header, steps };
 }
 
-/** Compares, prints, returns the exit status: 0 equal, 1 different or nothing compared. Throws what reading throws. */
-export async function compareTwoTraces(
+/** Compares two traces or recordings. `what` names them in the progress. Throws what reading throws. */
+export async function heldAgainst(
   pathA: string,
   pathB: string,
-  { maxDiffs, vms, reports: requests }: TwoTracesOptions,
-  context: Context,
-): Promise<number> {
-  if (vms.length > 2) throw new Problem('E_USAGE', '--vm is given more than twice: two traces are compared');
-  const about = { command: 'rewalk compare', unit: 'events equal', inputs: [pathA, pathB] };
-  const reports = Reports.open(requests, context, about);
-  try {
-    return await compareBoth(pathA, pathB, maxDiffs, vms, reports);
-  } finally {
-    reports.abort();
-  }
-}
-
-async function compareBoth(
-  pathA: string,
-  pathB: string,
-  maxDiffs: number | undefined,
   vms: readonly string[],
-  reports: Reports,
-): Promise<number> {
-  const { context } = reports;
+  what: string,
+  context: Context,
+): Promise<TwoTraces> {
   const a = await openSegments(pathA, vms[0], context);
   try {
     const b = await openSegments(pathB, vms[1] ?? vms[0], context);
     try {
-      return await compareOpened(a, b, maxDiffs, reports);
+      return await comparedSegments(a, b, what, context);
     } finally {
       b.close();
     }
@@ -66,13 +59,7 @@ async function compareBoth(
   }
 }
 
-async function compareOpened(
-  a: Segments,
-  b: Segments,
-  maxDiffs: number | undefined,
-  reports: Reports,
-): Promise<number> {
-  const { context } = reports;
+async function comparedSegments(a: Segments, b: Segments, what: string, context: Context): Promise<TwoTraces> {
   const comparison = new TracesComparison();
   const progress = await context.progress('comparing');
   try {
@@ -80,7 +67,7 @@ async function compareOpened(
       const [x, y] = [a.next(), b.next()];
       if (x === undefined && y === undefined) break;
       await comparison.segment(x, y, async (steps) => {
-        progress.update(() => `comparing: ${countText(steps)} steps`);
+        progress.update(() => `${what}: ${countText(steps)} steps`);
         await context.breathe();
       });
     }
@@ -98,15 +85,49 @@ async function compareOpened(
     result,
   };
   const { steps, differences, segments } = result;
-  const compared = segments.a > 0 && segments.b > 0 && steps.both + steps.onlyA + steps.onlyB > 0;
-  let status: number =
-    compared && differences === 0 && segments.a === segments.b ? ExitStatus.MATCH : ExitStatus.DIVERGED;
-  const problems = [...a.problems, ...b.problems];
-  for (const problem of problems) status = worseStatus(status, problem.exitStatus);
+  return {
+    report,
+    compared: segments.a > 0 && segments.b > 0 && steps.both + steps.onlyA + steps.onlyB > 0,
+    isEqual: differences === 0 && segments.a === segments.b,
+    problems: [...a.problems, ...b.problems],
+  };
+}
+
+/** 0 equal, 1 different or nothing compared, 3 cut short. */
+export function statusOf({ compared, isEqual, problems }: TwoTraces): number {
+  const status = compared && isEqual ? ExitStatus.MATCH : ExitStatus.DIVERGED;
+  return problems.reduce<number>((worst, problem) => worseStatus(worst, problem.exitStatus), status);
+}
+
+export function checkVms(vms: readonly string[]): void {
+  if (vms.length > 2) throw new Problem('E_USAGE', '--vm is given more than twice: two traces are compared');
+}
+
+/** Compares, prints, returns the exit status. Throws what reading throws. */
+export async function compareTwoTraces(
+  pathA: string,
+  pathB: string,
+  { maxDiffs, vms, reports: requests }: TwoTracesOptions,
+  context: Context,
+): Promise<number> {
+  checkVms(vms);
+  const about = { command: 'rewalk compare', unit: 'events equal', inputs: [pathA, pathB] };
+  const reports = Reports.open(requests, context, about);
+  try {
+    const two = await heldAgainst(pathA, pathB, vms, 'comparing', reports.context);
+    return await tell(two, maxDiffs, reports);
+  } finally {
+    reports.abort();
+  }
+}
+
+async function tell(two: TwoTraces, maxDiffs: number | undefined, reports: Reports): Promise<number> {
+  const { context } = reports;
+  const { report, compared, isEqual, problems } = two;
+  const status = statusOf(two);
   if (context.json) context.out.json(tracesObject(report, status));
   else context.out.lines(tracesLines(report, maxDiffs, context.paint));
   if (problems.length > 0) await context.out.flush();
-  const isEqual = differences === 0 && segments.a === segments.b;
   reports.add({
     report: (seconds) => tracesCase(report, compared, isEqual, seconds),
     object: () => tracesObject(report, status),

@@ -1,11 +1,11 @@
-/** `rewalk compare`: what changed between two sides: two machines on the same traces, two traces, two runs' results. */
+/** `rewalk compare`: what changed between two sides: two machines on the same traces, two traces or folders of them, two results. */
 
 import { Problem } from '../bits/problem.ts';
 import { SCOPES } from '../compare/result.ts';
-import { NOT_MODELLED_NAMES } from '../formats/observation.ts';
+import { allowUnmodelledOption } from './allow-unmodelled.ts';
 import { bisectOption, defineCommand, jsonOption } from './command.ts';
 import { givenMachines, machinePairOptions } from './machine-pairs.ts';
-import { names, oneOf, wholeNumber } from './option-values.ts';
+import { oneOf, wholeNumber } from './option-values.ts';
 import { reportOption } from './report-request.ts';
 import { traceFiles, tracesPositional } from './traces.ts';
 import { tracesPair } from './traces-pair.ts';
@@ -14,7 +14,7 @@ const scopeName = oneOf('--scope', SCOPES);
 
 export const compare = defineCommand({
   command: 'compare <traces..>',
-  describe: 'What changed, and where first: two machines on the same traces, two traces, or two results',
+  describe: 'What changed, and where first: two machines on the same traces, two traces, folders or results',
   examples: [
     ['rewalk compare --wiring walk-mmu --wiring gva-walk traces', 'two arrangements of the MMU must do the same'],
     ['rewalk compare --mutant m01-inherited-permissions traces', 'a clean machine against one with a historical bug'],
@@ -23,6 +23,7 @@ export const compare = defineCommand({
       'rewalk compare recordings/a_npt1 recordings/a_npt1_notdpmmu',
       'two recordings, traces or trace.dat, by what they mean',
     ],
+    ['rewalk compare recordings/6.1 recordings/6.12', 'two folders, each trace with the one of its name'],
     ['rewalk compare last-week.rwr today.rwr', 'two results files of rewalk replay -o; 1 on regressions only'],
     ['rewalk compare --tdp on --tdp off --profile 7.3 trace.rwt', 'given once: common to both machines'],
   ],
@@ -43,11 +44,7 @@ export const compare = defineCommand({
     bail: { type: 'boolean', default: false, describe: 'Stop at the first difference' },
     ...reportOption,
     receipts: { type: 'boolean', default: false, describe: 'Print the full receipt of each trace, not just of all' },
-    'allow-unmodelled': {
-      type: 'string',
-      coerce: names('--allow-unmodelled', Object.values(NOT_MODELLED_NAMES)),
-      describe: 'What may be met and not modelled without failing',
-    },
+    ...allowUnmodelledOption,
     strict: {
       type: 'boolean',
       default: false,
@@ -61,7 +58,7 @@ export const compare = defineCommand({
     vm: {
       type: 'string',
       array: true,
-      describe: 'Two recordings: which guest of those recorded together; once for both, or twice',
+      describe: 'Recordings: which guest of those recorded together; once for both sides, or twice',
     },
     ...bisectOption,
     ...jsonOption,
@@ -78,14 +75,21 @@ export const compare = defineCommand({
     const { scope, bail } = args;
     const two = tracesPair(args.traces, given, { '--scope': scope, '--bail': bail });
     if (two !== undefined) {
+      const options = { maxDiffs: args['max-diffs'], vms: args.vm ?? [], reports: args.report ?? [] };
+      const { traceFolders } = await import('./trace-folders.ts');
+      const folders = traceFolders(...two);
+      if (folders !== undefined) {
+        const { compareFolders } = await import('./compare-folders.ts');
+        return compareFolders(two, folders, options, context);
+      }
       const { compareTwoTraces } = await import('./compare-two-traces.ts');
-      return compareTwoTraces(
-        ...two,
-        { maxDiffs: args['max-diffs'], vms: args.vm ?? [], reports: args.report ?? [] },
-        context,
-      );
+      return compareTwoTraces(...two, options, context);
     }
-    if (args.vm !== undefined) throw new Problem('E_USAGE', '--vm chooses guests of two recordings; these are traces');
+    if (args.vm !== undefined)
+      throw new Problem(
+        'E_USAGE',
+        '--vm chooses guests of recordings that are compared with each other; here machines are',
+      );
     const { builtAlike, sidesOf, usualScope } = await import('../compare/sides.ts');
     const sides = sidesOf(given);
     const files = traceFiles(args.traces);

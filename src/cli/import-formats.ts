@@ -105,6 +105,16 @@ function lookAt(path: string): InputLook {
   }
 }
 
+/** Whether an importer knows the file or folder; false for what cannot be read. */
+export function isRecording(path: string): boolean {
+  try {
+    const look = lookAt(path);
+    return IMPORT_FORMATS.some(({ fits }) => fits(look));
+  } catch {
+    return false;
+  }
+}
+
 /** The format that the input looks like. Throws E_IMPORT, saying what was looked for, if it is none. */
 export function detectFormat(path: string): ImportFormat {
   const look = lookAt(path);

@@ -2,10 +2,10 @@
 
 import { ExitStatus, Problem } from '../bits/problem.ts';
 import { KVM_PROFILES } from '../formats/decode/kvm-role.ts';
-import { NOT_MODELLED_NAMES, OBS_NAMES } from '../formats/observation.ts';
+import { OBS_NAMES } from '../formats/observation.ts';
 import type { WiringName } from '../mmu/wiring.ts';
 import type { MachineChoice, MachineName } from '../replay/machines.ts';
-import { NESTED_TDP_WITHOUT_TDP, UNDETERMINED } from '../replay/result.ts';
+import { allowUnmodelledOption } from './allow-unmodelled.ts';
 import { bisectOption, defineCommand, jsonOption } from './command.ts';
 import { mutantNumbers } from './mutant-names.ts';
 import { addressRange, frameRange, names, oneOf, oneText, wholeNumber } from './option-values.ts';
@@ -142,11 +142,7 @@ export const replay = defineCommand({
       coerce: wholeNumber('--min-predicted'),
       describe: 'Fail unless at least so many observations were predicted and equal',
     },
-    'allow-unmodelled': {
-      type: 'string',
-      coerce: names('--allow-unmodelled', [...Object.values(NOT_MODELLED_NAMES), NESTED_TDP_WITHOUT_TDP, UNDETERMINED]),
-      describe: 'What may be met and not modelled without failing; undetermined: what could not be judged',
-    },
+    ...allowUnmodelledOption,
     expectations: {
       type: 'boolean',
       default: true,

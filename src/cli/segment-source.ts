@@ -78,10 +78,6 @@ function importerOf(path: string): ImportFormat | undefined {
   if (folder !== undefined) {
     const kvm = IMPORT_FORMATS.find(({ name }) => name === 'kvm');
     if (kvm?.fits({ folder, head: '' }) === true) return kvm;
-    if (folder.some((name) => name.endsWith('.rwt') || name.endsWith('.jsonl'))) {
-      const remedy = 'give two files; two machines, `--wiring` and the like, take folders';
-      throw new Problem('E_USAGE', 'two traces are compared one by one, not folder by folder', { file: path }, remedy);
-    }
     return detectFormat(path);
   }
   try {

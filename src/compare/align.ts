@@ -32,7 +32,7 @@ function fieldWord(rows: readonly Row[], { row, column, maskLo, maskHi }: KvmFie
 }
 
 /** Names of the fields of two events of one kind that differ as they are. */
-function fieldsThatDiffer(event: number, a: readonly Row[], b: readonly Row[]): string[] {
+export function fieldsThatDiffer(event: number, a: readonly Row[], b: readonly Row[]): string[] {
   return KVM_EVENT_FIELDS[event]!.filter((field) => {
     const [x, y] = [fieldWord(a, field), fieldWord(b, field)];
     return x[0] !== y[0] || x[1] !== y[1];

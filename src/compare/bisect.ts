@@ -9,7 +9,6 @@ import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import type { Stimulus } from '../trace/stimulus.ts';
 import { placeSentence, type StatePlace, stateDifferences } from './bisect-state.ts';
-import { takeRecorded, takeState } from './knowledge.ts';
 import { type Finding, machinesGoal, replayGoal, type Trial } from './minimise-goal.ts';
 import { itemsOf, type Wanted } from './minimise-locate.ts';
 import { RefereedMachine } from './referee.ts';
@@ -208,10 +207,10 @@ class Halving {
       if (columns === undefined) continue;
       if (columns.firstOrdinal > last) {
         // The state that the steps begin with is the machines' own from the beginning on.
-        if (last < 0) for (const { target } of [a, b]) takeState(target, columns);
+        if (last < 0) for (const side of [a, b]) side.begin(columns);
         break;
       }
-      for (const side of [a, b]) runSide(side, columns, last, header.adPolicy === 'unspecified');
+      for (const side of [a, b]) runSide(side, columns, last);
       yield { phase: 'bisecting', steps: columns.firstOrdinal + columns.stepCount, runs: this.runs };
     }
     return use(stateDifferences(a.machine, b.machine), [a.machine, b.machine]);
@@ -219,28 +218,16 @@ class Halving {
 }
 
 /** Applies the steps of a chunk up to `last`, as a comparison does. */
-function runSide(side: RefereedMachine, columns: StepColumns, last: number, adOpen: boolean): void {
-  const { op, address, operand, observationEnd, stimuli, stepCount, firstOrdinal } = columns;
-  const { target } = side;
-  takeState(target, columns);
+function runSide(side: RefereedMachine, columns: StepColumns, last: number): void {
+  const { stepCount, firstOrdinal } = columns;
+  side.begin(columns);
   for (let i = 0; i < stepCount && firstOrdinal + i <= last; i++) {
-    const at = 2 * i;
-    const begin = i === 0 ? 0 : observationEnd[i - 1]!;
-    const end = observationEnd[i]!;
     try {
-      target.apply(
-        firstOrdinal + i,
-        op[i]!,
-        address[at]! | 0,
-        address[at + 1]! | 0,
-        operand[at]! | 0,
-        operand[at + 1]! | 0,
-        stimuli,
-      );
+      side.apply(columns, i);
     } catch {
       // It cannot go on, which is the difference that was found; its state is compared as it is.
       return;
     }
-    if (end > begin) takeRecorded(target, columns, begin, end, adOpen);
+    side.learn(columns, i);
   }
 }

@@ -28,7 +28,7 @@ import { type Explanation, explainPlaces } from './cause.ts';
 import { DOCUMENTED, type DocumentedDifference } from './documented.ts';
 import { GuestFrames } from './guest-frames.ts';
 import { GuestView } from './guest-view.ts';
-import { namesEntry, takeRecorded, takeState } from './knowledge.ts';
+import { namesEntry } from './knowledge.ts';
 import { RefereedMachine } from './referee.ts';
 import type { ComparisonResult, ComparisonVerdict, Difference, DifferenceGroup, Place, Scope } from './result.ts';
 import type { Sides } from './sides.ts';
@@ -106,7 +106,6 @@ export class MachineComparison {
   private readonly viewB = new GuestView();
   private readonly frames = new GuestFrames();
   private readonly documented: readonly DocumentedDifference[];
-  private readonly adOpen: boolean;
   /** Registers that differed after the last step: reported once. */
   private readonly apart = new Set<number>();
   private ordinal = 0;
@@ -140,7 +139,6 @@ export class MachineComparison {
     this.skippedBecause = this.reasonToSkip();
     this.alignment = new Alignment(this.b.kvm);
     this.documented = options.documented ?? DOCUMENTED;
-    this.adOpen = header.adPolicy === 'unspecified';
   }
 
   private reasonToSkip(): string | undefined {
@@ -155,10 +153,7 @@ export class MachineComparison {
   /** Compares a run of steps. False: there is no need for more, `bail` or a machine that cannot go on has stopped it. */
   run(columns: StepColumns): boolean {
     if (this.skippedBecause !== undefined || this.stopped) return false;
-    for (const side of this.sides) {
-      side.begin(columns);
-      takeState(side.target, columns);
-    }
+    for (const side of this.sides) side.begin(columns);
     this.ordinal = columns.firstOrdinal;
     let begin = 0;
     for (let index = 0; index < columns.stepCount; index++) {
@@ -179,28 +174,27 @@ export class MachineComparison {
     const before = this.changed;
     if (!this.applyBoth(columns, index)) return false;
     this.noteFrames(columns, index);
-    const unmodelled = notModelledBy(a) ?? notModelledBy(b);
-    if (unmodelled !== undefined) {
-      this.notModelled.set(unmodelled, (this.notModelled.get(unmodelled) ?? 0) + 1);
-    } else {
+    const [left, right] = this.sides;
+    const isBehind = left.isBehind || right.isBehind;
+    const unmodelled = left.hiddenBy ?? right.hiddenBy ?? notModelledBy(a) ?? notModelledBy(b);
+    if (unmodelled === undefined) {
       this.stepsCompared++;
       if (this.options.scope === 'all') this.compareRows(columns, index);
-      else this.compareViews(columns, index);
+      else if (!isBehind) this.compareViews(columns, index);
+    } else if (unmodelled !== '') {
+      this.notModelled.set(unmodelled, (this.notModelled.get(unmodelled) ?? 0) + 1);
     }
-    this.compareRegisters(columns, index);
+    if (!isBehind) this.compareRegisters(columns, index);
     for (let row = begin; row < end; row++) {
       if (namesEntry(columns.observationOp[row]!)) this.compareEntry(columns, index, row);
     }
-    if (end > begin) {
-      for (const { target } of this.sides) takeRecorded(target, columns, begin, end, this.adOpen);
-    }
+    for (const side of this.sides) side.learn(columns, index);
     return !this.options.bail || this.changed === before;
   }
 
   /** Whether both machines can go on. */
   private applyBoth(columns: StepColumns, index: number): boolean {
-    const failures = this.sides.map((side) => this.applyTo(side, columns, index));
-    const [a, b] = failures;
+    const [a, b] = this.sides.map((side) => failureOf(() => side.apply(columns, index)));
     if (a === undefined && b === undefined) return true;
     // Both of them: no difference, but a bug of rewalk's.
     if (a !== undefined && b !== undefined) throw a;
@@ -208,27 +202,6 @@ export class MachineComparison {
     const cause = `${label} cannot go on: ${error.message}`;
     this.note(columns, index, NO_PLACES, 0, { cause, group: `${stepName(columns.op[index]!)}: ${label} cannot go on` });
     return false;
-  }
-
-  private applyTo(side: RefereedMachine, columns: StepColumns, index: number): Error | undefined {
-    const { op, address, operand, stimuli } = columns;
-    const at = 2 * index;
-    try {
-      side.beginStep();
-      side.target.apply(
-        this.ordinal,
-        op[index]!,
-        address[at]! | 0,
-        address[at + 1]! | 0,
-        operand[at]! | 0,
-        operand[at + 1]! | 0,
-        stimuli,
-      );
-      return undefined;
-    } catch (error) {
-      if (error instanceof Problem || !(error instanceof Error)) throw error;
-      return error;
-    }
   }
 
   private noteFrames({ op, address, operand, stimuli }: StepColumns, index: number): void {
@@ -443,6 +416,17 @@ export class MachineComparison {
     // What is left out by name is left out knowingly.
     if (this.rows > 0 || this.notModelled.size > 0) return 'unchanged';
     return this.options.scope === 'guest' && this.stepsCompared > 0 ? 'skipped' : 'nothing-compared';
+  }
+}
+
+/** The error by which a machine cannot go on, undefined if it can. A Problem is the trace's, and thrown. */
+function failureOf(apply: () => void): Error | undefined {
+  try {
+    apply();
+    return undefined;
+  } catch (error) {
+    if (error instanceof Problem || !(error instanceof Error)) throw error;
+    return error;
   }
 }
 

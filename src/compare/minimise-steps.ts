@@ -44,6 +44,14 @@ export interface StepList {
   readonly steps: readonly ListedStep[];
 }
 
+/** A list that is made smaller as long as it serves. */
+export interface Reducible {
+  readonly best: StepList;
+  /** Whether the other list serves. If so it, or what it needs of it, is `best` from then on. */
+  attemptList(list: StepList): boolean;
+  isOver(): boolean;
+}
+
 const NO_ROWS = { rows: null, begin: 0, end: 0 } as const;
 
 /** A REGISTER_SET that states what a chunk's state says. */

@@ -11,22 +11,26 @@ import { type Finding, type Goal, type GoalKind, replayGoal } from './minimise-g
 import { minimisedHeader } from './minimise-header.ts';
 import { leaveOut, leaveOutPairs, type Shrinking } from './minimise-list.ts';
 import { type Located, loadSteps, locate, type Wanted } from './minimise-locate.ts';
+import { reduceMemory } from './minimise-memory.ts';
+import { joinStores } from './minimise-pages.ts';
 import {
   clearRegisters,
   foldAllRegisters,
   foldRegisters,
-  type Reducible,
-  reduceMemory,
+  postponeFirstValues,
   renumberVcpu,
-} from './minimise-operands.ts';
+} from './minimise-registers.ts';
 import { impossibleStates } from './minimise-state.ts';
-import { columnsOf, type ListedStep, listedBefore, type StepList } from './minimise-steps.ts';
+import { columnsOf, type ListedStep, listedBefore, type Reducible, type StepList } from './minimise-steps.ts';
+import { joinTables } from './minimise-tables.ts';
 import { SLICE_WIDTHS, slice, touchedPlaces } from './slice.ts';
 
 /** Lists up to this long are tried without any two of their steps. */
 const MAXIMUM_FOR_PAIRS = 64;
+/** Steps that a reader takes in at once. What makes a trace harder to read is done to longer ones only. */
+const SHORT = 20;
 /** Rounds over steps and operands; nearly always the second one finds nothing more. */
-const MAXIMUM_ROUNDS = 8;
+const MAXIMUM_ROUNDS = 16;
 
 export interface MinimiseOptions extends Wanted {
   /** Whether the time is up: what is there then is the result. */
@@ -190,7 +194,12 @@ function sliceFirst(minimiser: Minimiser, machine: MachineChoice): void {
   }
 }
 
-/** All ways to make the list smaller, over and over until none does. */
+/** Whether all expectations are made: what was recorded is of the addresses recorded. */
+function isFree({ kind }: Goal): boolean {
+  return kind === 'pair' || kind === 'machines';
+}
+
+/** All ways to make the list smaller, over and over until none does: those that take many trials on short lists. */
 function* reductions(minimiser: Minimiser): Generator<void, void, void> {
   // Observations of steps that are not in question only stand in the way.
   const { steps } = minimiser.best;
@@ -204,10 +213,16 @@ function* reductions(minimiser: Minimiser): Generator<void, void, void> {
     yield* foldAllRegisters(minimiser);
     yield* leaveOut(minimiser.steps);
     yield* foldRegisters(minimiser);
+    yield* postponeFirstValues(minimiser);
     renumberVcpu(minimiser);
-    if (minimiser.best.steps.length <= MAXIMUM_FOR_PAIRS) yield* leaveOutPairs(minimiser.steps);
     yield* reduceMemory(minimiser);
     yield* clearRegisters(minimiser);
+    if (minimiser.best !== best) continue;
+    yield* joinStores(minimiser);
+    if (minimiser.best !== best) continue;
+    if (best.steps.length <= MAXIMUM_FOR_PAIRS) yield* leaveOutPairs(minimiser.steps);
+    if (minimiser.best !== best) continue;
+    if (minimiser.best.steps.length > SHORT && isFree(minimiser.goal)) yield* joinTables(minimiser);
     if (minimiser.best === best) return;
   }
 }

@@ -8,9 +8,11 @@ import type { KvmConfig } from '../formats/kvm-config.ts';
 import { KvmMachine } from '../machine/kvm/machine.ts';
 import type { Machine } from '../machine/machine.ts';
 import { type KvmMachineMaker, machineFor } from '../replay/machines.ts';
+import { NESTED_TDP_WITHOUT_TDP } from '../replay/result.ts';
 import type { SameGuest } from '../replay/same-guest.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
+import { takeRecorded, takeState } from './knowledge.ts';
 import type { Scope } from './result.ts';
 import type { Side } from './sides.ts';
 
@@ -28,6 +30,7 @@ export class RefereedMachine {
   readonly config: KvmConfig | undefined;
   private readonly referee: SameGuest | null;
   private readonly isBare: boolean;
+  private readonly adOpen: boolean;
   private foundBefore = 0;
 
   /** Throws E_USAGE if the machine asked for does not fit the trace. */
@@ -41,19 +44,58 @@ export class RefereedMachine {
     this.referee = scope === 'guest' ? chosen.same : null;
     this.target = this.referee ?? this.machine;
     this.isBare = kvm === null;
+    this.adOpen = header.adPolicy === 'unspecified';
     this.description = chosen.description;
     this.config = this.machine.kvm?.config;
     const all = { from: 0, to: Number.POSITIVE_INFINITY, filter: null, bail: false };
     this.referee?.restrict({ ...all, maxDiffs: MAXIMUM_FOUND });
   }
 
+  /** Takes the registers that a run of steps begins with. */
   begin(columns: StepColumns): void {
     this.referee?.begin(columns);
+    takeState(this.target, columns);
   }
 
-  /** To be called before a step: what the referee finds from here on is the step's. */
-  beginStep(): void {
+  /** Applies one step of a run. Throws a Problem, or another error if the machine cannot go on. */
+  apply({ firstOrdinal, op, address, operand, stimuli }: StepColumns, index: number): void {
+    const at = 2 * index;
+    this.beginStep();
+    this.target.apply(
+      firstOrdinal + index,
+      op[index]!,
+      address[at]! | 0,
+      address[at + 1]! | 0,
+      operand[at]! | 0,
+      operand[at + 1]! | 0,
+      stimuli,
+    );
+    if (this.referee?.failure !== undefined) throw new Error(this.referee.failure);
+  }
+
+  /** Takes what the recording tells of the state after a step, once the sides were held against each other. */
+  learn(columns: StepColumns, index: number): void {
+    const begin = index === 0 ? 0 : columns.observationEnd[index - 1]!;
+    const end = columns.observationEnd[index]!;
+    if (end > begin) takeRecorded(this.target, columns, begin, end, this.adOpen);
+  }
+
+  private beginStep(): void {
     this.foundBefore = this.referee?.differences.length ?? 0;
+  }
+
+  /** The machine is behind its referee: its log and registers are not those of the last step. */
+  get isBehind(): boolean {
+    return this.referee?.isBehind ?? false;
+  }
+
+  /**
+   * Why the machine is not given the steps that come now, by name; empty if of the last one nothing was to be seen anyway.
+   * Undefined: it is given them.
+   */
+  get hiddenBy(): string | undefined {
+    if (this.referee?.hides !== true) return undefined;
+    return this.target.log.count > 0 ? NESTED_TDP_WITHOUT_TDP : '';
   }
 
   /** Whether all that the machine did since is what a bare processor may do. Without a referee: no. */

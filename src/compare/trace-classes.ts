@@ -1,7 +1,9 @@
 /** Differences between two traces, counted by class: what they are about, what kind of change, whose doing; firsts kept. */
 
+import { OBS_FAULTS, OBS_KIND_MASK, Obs, obsMask } from '../formats/observation.ts';
+import type { Row } from '../replay/result.ts';
 import type { Observed } from './trace-events.ts';
-import type { TraceStep } from './trace-steps.ts';
+import { registersBefore, stepRows, type TraceStep } from './trace-steps.ts';
 
 /** `guest`: what the guest did or saw. `host`: the host's memory management and the VMM. `kvm`: exits, and KVM's events. */
 export type Doing = 'guest' | 'host' | 'kvm';
@@ -27,6 +29,9 @@ export interface TraceDifference {
 /** A difference that lasts: out of a class's many, the first. */
 export interface FirstDifference extends TraceDifference {
   readonly segment: number;
+  /** Rows of the hardware's walks in either step, with how they ended; empty where none was recorded. */
+  readonly walkA: readonly Row[];
+  readonly walkB: readonly Row[];
 }
 
 export interface DifferenceClass {
@@ -60,7 +65,8 @@ export class DifferenceClasses {
         this.beyond++;
         return undefined;
       }
-      const first = { ...difference, a: kept(difference.a), b: kept(difference.b), segment };
+      const { a, b } = difference;
+      const first = { ...difference, a: kept(a), b: kept(b), segment, walkA: walkRows(a), walkB: walkRows(b) };
       known = { doing, subject, kind, change, count: 0, first, companions: 0, events: 0 };
       this.classes.set(key, known);
     }
@@ -74,7 +80,19 @@ export class DifferenceClasses {
   }
 }
 
-/** A step alone, without the chunk that it is of. */
+const WALK_KINDS =
+  (OBS_FAULTS | obsMask(Obs.ELEMENT, Obs.PDPTE, Obs.NESTED_WALK, Obs.ENTRY_WRITE, Obs.TRANSLATED)) >>> 0;
+/** A walk has 35 reads at most; a step some walks. */
+const MAXIMUM_WALK_ROWS = 512;
+
+function walkRows(step: TraceStep | undefined): readonly Row[] {
+  if (step === undefined) return [];
+  const rows = stepRows(step, WALK_KINDS);
+  const isRead = ({ op }: Row): boolean => (op & OBS_KIND_MASK) === Obs.ELEMENT;
+  return rows.some(isRead) ? rows.slice(0, MAXIMUM_WALK_ROWS) : [];
+}
+
+/** A step alone, without the chunk that it is of; with the registers as they were before it. */
 function kept(step: TraceStep | undefined): TraceStep | undefined {
   if (step === undefined) return undefined;
   const { columns, at } = step;
@@ -85,6 +103,7 @@ function kept(step: TraceStep | undefined): TraceStep | undefined {
     at: 0,
     columns: {
       ...columns,
+      registers: registersBefore(step),
       others: [],
       stepCount: 1,
       observationCount: 0,

@@ -4,10 +4,12 @@
  */
 
 import { OBS_KIND_MASK } from '../formats/observation.ts';
+import { REGISTER_COUNT, Reg } from '../formats/registers.ts';
 import {
   PROVENANCE_MASK,
   PROVENANCE_SHIFT,
   Provenance,
+  REGISTER_WRITE_TASK_SWITCH,
   STEP_KIND_MASK,
   STEP_REGISTER_MASK,
   STEP_REGISTER_SHIFT,
@@ -64,6 +66,30 @@ export function stepRows({ columns, at }: TraceStep, observable: number): Row[] 
     });
   }
   return rows;
+}
+
+/**
+ * Registers of the step's vCPU before it, 2 elements each: what its chunk begins with, and what was set and written since.
+ * Goes through the chunk: not for every step.
+ */
+export function registersBefore({ columns, at, vcpu }: TraceStep): Uint32Array {
+  const { op, operand, others } = columns;
+  const own = columns.vcpu === vcpu ? columns : others.find((each) => each.vcpu === vcpu);
+  const registers = own?.registers.slice() ?? new Uint32Array(columns.registers.length);
+  let current = columns.vcpu;
+  for (let i = 0; i < at; i++) {
+    const kind = op[i]! & STEP_KIND_MASK;
+    if (kind === StepKind.VCPU) current = operand[2 * i]!;
+    else if (current === vcpu && (kind === StepKind.REGISTER_SET || kind === StepKind.REGISTER_WRITE)) {
+      const register = (op[i]! >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK;
+      if (register >= REGISTER_COUNT) continue;
+      const isLoad = kind === StepKind.REGISTER_WRITE && (op[i]! & REGISTER_WRITE_TASK_SWITCH) === 0;
+      registers[2 * register] = operand[2 * i]!;
+      // Bit 63 of MOV to CR3's operand does not go into the register.
+      registers[2 * register + 1] = operand[2 * i + 1]! & (isLoad && register === Reg.CR3 ? 0x7fff_ffff : ~0);
+    }
+  }
+  return registers;
 }
 
 const WITHOUT_PROVENANCE = ~(PROVENANCE_MASK << PROVENANCE_SHIFT);

@@ -103,13 +103,21 @@ export const OBS_NOT_MODELLED_MASK = 0xff;
 export const OBS_LEARNED = 0x8000_0000;
 
 /** What the machine may meet and does not model, by number; reports and `--allow-unmodelled` use the names. */
-export const NotModelled = { LASS: 1, SUB_PAGE_PERMISSIONS: 2, LAM: 3, PAGING_MODE: 4, NESTED: 5 } as const;
+export const NotModelled = {
+  LASS: 1,
+  SUB_PAGE_PERMISSIONS: 2,
+  LAM: 3,
+  PAGING_MODE: 4,
+  NESTED: 5,
+  REFUSED_ENTRY: 6,
+} as const;
 export const NOT_MODELLED_NAMES: Readonly<Record<number, string>> = {
   1: 'lass',
   2: 'sub-page-permissions',
   3: 'lam',
   4: 'paging-mode',
   5: 'nested',
+  6: 'refused-entry',
 };
 
 export function elementRow(dim: number, level: number, fourBytes: boolean): number {

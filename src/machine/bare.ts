@@ -8,6 +8,7 @@
 
 import {
   Dim,
+  NotModelled,
   OBS_EXCEPTION_EXITS,
   OBS_FOUR_BYTES,
   OBS_KIND_MASK,
@@ -62,6 +63,7 @@ import type { Machine } from './machine.ts';
 import { Memory } from './memory.ts';
 import { loadPdptes } from './pdpte.ts';
 import { RareStimuli } from './rare.ts';
+import { RefusedEntries } from './refused-entry.ts';
 import { QUAL_LINEAR_BITS, softwareAccess } from './software.ts';
 import { TLB_DIRTY, TLB_PAGE_SHIFT_SHIFT, TLB_RIGHTS_MASK, TLB_SECOND_SHIFT, Tlb } from './tlb.ts';
 import { unmodelledFeature } from './unmodelled.ts';
@@ -92,6 +94,7 @@ const PAGE_WORDS = 1024;
 const LEAF_DIRTY = 1 << 6;
 const LEAF_GLOBAL = 1 << 8;
 const CR4_PGE = 1 << 7;
+const GENERAL_PROTECTION = 13;
 
 export class BareMachine implements Machine {
   readonly kvm = null;
@@ -110,6 +113,7 @@ export class BareMachine implements Machine {
   readonly contexts = new Contexts();
   readonly history: History;
   private readonly vcpus = new Vcpus();
+  private readonly refusedEntries = new RefusedEntries();
   private readonly rare: RareStimuli;
   /** Registers changed since the walks were set up. */
   protected stale = true;
@@ -183,6 +187,7 @@ export class BareMachine implements Machine {
       case StepKind.NESTED_ENTRY:
       case StepKind.NESTED_EXIT:
         nestedTransition(this, op);
+        this.noteTransition(op, operandLo);
         break;
       case StepKind.GPA_ACCESS:
         this.gpaAccess(op, addressLo, addressHi);
@@ -206,6 +211,17 @@ export class BareMachine implements Machine {
       default:
         throw new Error(`step ${ordinal}: kind ${op & STEP_KIND_MASK} passed the reader unchecked`);
     }
+  }
+
+  private noteTransition(op: number, reason: number): void {
+    const { refusedEntries } = this;
+    const { current } = this.vcpus;
+    if ((op & KIND_MASK) === StepKind.NESTED_ENTRY) refusedEntries.enter(current);
+    else if (!refusedEntries.exit(current)) return;
+    // The trace knows it (VMX: bit 31 of the reason; SVM: code -1), or has had its guest run.
+    else if (reason >>> 31 === 0) this.pushNotModelled(NotModelled.REFUSED_ENTRY);
+    this.stale = true;
+    this.configure();
   }
 
   private useVcpu(vcpu: number): void {
@@ -268,6 +284,7 @@ export class BareMachine implements Machine {
     }
     if (this.eptWalk.modificationLog !== null) this.logAt();
     this.unmodelled = unmodelledFeature(this.registers, this.tdpWalk);
+    if (this.refusedEntries.has(this.vcpus.current, this)) this.unmodelled = NotModelled.REFUSED_ENTRY;
     if (this.unmodelled !== 0) this.tlb.clear();
   }
 
@@ -347,9 +364,9 @@ export class BareMachine implements Machine {
   }
 
   private miss(op: number, lo: number, hi: number, access: number): void {
-    const { cpuWalk, log } = this;
+    const { cpuWalk } = this;
     if (this.unmodelled !== 0) {
-      log.push(Obs.NOT_MODELLED | (this.unmodelled << OBS_NOT_MODELLED_SHIFT), 0, 0, 0, 0);
+      this.pushNotModelled(this.unmodelled);
       return;
     }
     const efer = this.register(Reg.EFER);
@@ -376,6 +393,10 @@ export class BareMachine implements Machine {
     } else {
       this.pushSecondStageFault(lo, hi);
     }
+  }
+
+  private pushNotModelled(what: number): void {
+    this.log.push(Obs.NOT_MODELLED | (what << OBS_NOT_MODELLED_SHIFT), 0, 0, 0, 0);
   }
 
   private softwareMiss(lo: number, hi: number, access: number): void {
@@ -509,8 +530,28 @@ export class BareMachine implements Machine {
     }
   }
 
+  /** Loads the PDPTEs at CR3 = `lo` without any effect but on the log, at whose end stands how that ends, if not well. */
+  probePdptes(lo: number, hi: number): void {
+    const { log, registers } = this;
+    log.count = 0;
+    this.configure();
+    const kept = registers.slice(2 * Reg.PDPTE0, 2 * Reg.PDPTE0 + 8);
+    const trial = this.trialOf(NO_AD);
+    loadPdptes(this, lo, hi, trial === null ? NO_AD : 0);
+    if (trial !== null) this.takeBack(trial);
+    registers.set(kept, 2 * Reg.PDPTE0);
+    const last = (log.count - 1) * ROW;
+    const reached = (log.rows[last]! & OBS_KIND_MASK) === Obs.PDPTE_LOADED;
+    this.status = reached ? Walk.OK : Walk.SECOND_STAGE;
+    if (reached && log.rows[last + ROW_VALUE_LO] === 0) this.pushException(GENERAL_PROTECTION, 0, 0, 0);
+  }
+
   private gpaAccess(op: number, lo: number, hi: number): void {
     this.configure();
+    if (this.unmodelled === NotModelled.REFUSED_ENTRY) {
+      this.pushNotModelled(this.unmodelled);
+      return;
+    }
     const second = this.tdpWalk;
     const gpaHi = hi & 0xf_ffff;
     if (second === null) {

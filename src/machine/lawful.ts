@@ -17,7 +17,7 @@ import {
   Obs,
 } from '../formats/observation.ts';
 import { CR4_PGE, CR4_PSE, Reg } from '../formats/registers.ts';
-import { Check, Stage } from '../paging/page-walk.ts';
+import { Check } from '../paging/page-walk.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { BareMachine } from './bare.ts';
 import type { CachedEntry, EarlierRoot } from './history.ts';
@@ -32,7 +32,6 @@ export type Lawful =
   | { readonly kind: 'invalidated'; readonly invalidatedAt: number; readonly level: number }
   | { readonly kind: 'undetermined'; readonly why: string };
 
-const STAGES = [Stage.FINAL, Stage.WRITE_BACK] as const;
 const LEAF_GLOBAL = 1 << 8;
 const ACCESSED = 1 << 5;
 const ENTRY_PS = 1 << 7;
@@ -65,7 +64,8 @@ interface Alternative {
 
 /** What a judgement looks for, with how many earlier values at once. */
 interface Question {
-  readonly op: number;
+  /** Word of the access; null: PDPTEs are loaded, from the table at `lo`:`hi`. */
+  readonly op: number | null;
   readonly lo: number;
   readonly hi: number;
   readonly wanted: () => boolean;
@@ -79,7 +79,11 @@ type Lifetime = 'alive' | { readonly invalidatedAt: number } | 'never';
 
 export class LawfulOutcomes {
   private readonly machine: BareMachine;
+  /** Accessed and dirty flags of the guest's own that a walk has set in an entry of EPT are not noticed by any invalidation. */
+  untrackedFlags = false;
   private walks = 0;
+  /** Translations by the second stage in the last walk made. */
+  private translations = 0;
   /** The simplest mixture found that an invalidation has ended, and how many values it takes. */
   private late: Lawful | undefined;
   private lateSize = 0;
@@ -121,6 +125,13 @@ export class LawfulOutcomes {
     return { kind: 'none' };
   }
 
+  /** The same of loading PDPTEs, whose table the second stage may have mapped elsewhere before: what it holds is read anew. */
+  allowsPdptes(lo: number, hi: number, wanted: () => boolean): boolean {
+    this.walks = 0;
+    const found = this.search({ op: null, lo, hi, wanted, depth: Number.POSITIVE_INFINITY }, [], 0);
+    return found !== undefined && found !== 'too many';
+  }
+
   /** Translations that were made with a root that is no longer in force, and outlived it (SDM vol. 3A 4.10.2.4, 4.10.4.1). */
   private searchEarlierRoots(question: Question): Lawful | undefined {
     const { machine } = this;
@@ -137,9 +148,7 @@ export class LawfulOutcomes {
         if (allowed === 'too many') return { kind: 'undetermined', why: 'too many mixtures of earlier values' };
         if (allowed === undefined) continue;
         // Of another PCID, only what is global serves.
-        const leaf = this.walkWith(allowed, question.op, question.lo, question.hi).reads.findLast(
-          (each) => !each.secondStage,
-        );
+        const leaf = this.walkWith(allowed, question).reads.findLast((each) => !each.secondStage);
         const global = leaf !== undefined && this.cached(leaf, leaf.valueLo, true, question.lo, question.hi).global;
         if (samePcid || global) return { kind: 'allowed', level: leaf?.level ?? 0, replacedAt: root.until };
       }
@@ -162,11 +171,11 @@ export class LawfulOutcomes {
     chosen: readonly Alternative[],
     from: number,
   ): readonly Alternative[] | 'too many' | undefined {
-    const { op, lo, hi, wanted, depth, root } = question;
+    const { lo, hi, wanted, depth, root } = question;
     if (++this.walks > MAXIMUM_WALKS) return 'too many';
-    const { reads, lawful } = this.walkWith(chosen, op, lo, hi);
+    const { reads, lawful } = this.walkWith(chosen, question);
     const mixed = chosen.length > 0 || root !== undefined;
-    const found = lawful && mixed && wanted() ? reads : this.readsOfOtherStages(question, chosen);
+    const found = lawful && mixed && wanted() ? reads : this.readsOfOtherTranslations(question, chosen);
     if (found !== undefined) {
       const lifetime = this.lifetimeOf(found, chosen, lo, hi, root);
       if (lifetime === 'alive') return chosen;
@@ -179,6 +188,7 @@ export class LawfulOutcomes {
     }
     if (chosen.length === depth) return undefined;
     for (let i = from; i < reads.length; i++) {
+      if (question.op === null && !reads[i]!.secondStage) continue;
       for (const alternative of this.alternatives(reads[i]!)) {
         if (chosen.some((each) => sameEntry(each.read, alternative.read))) continue;
         if (depth > 2 && this.isGone(alternative, lo, hi)) continue;
@@ -190,17 +200,15 @@ export class LawfulOutcomes {
   }
 
   /**
-   * Within one walk the second stage may translate an address more than once: what served the one may be gone for the
-   * other. Entries read so where that gives what is wanted.
+   * Within one walk the second stage translates more than one address: what served the first ones may be gone for the
+   * others. Entries read so where that gives what is wanted.
    */
-  private readsOfOtherStages(
-    { op, lo, hi, wanted }: Question,
-    chosen: readonly Alternative[],
-  ): readonly Read[] | undefined {
+  private readsOfOtherTranslations(question: Question, chosen: readonly Alternative[]): readonly Read[] | undefined {
     if (!chosen.some(({ read }) => read.secondStage)) return undefined;
-    for (const stage of STAGES) {
-      const { reads, lawful } = this.walkWith(chosen, op, lo, hi, stage);
-      if (lawful && wanted()) return reads;
+    const all = this.translations;
+    for (let served = 1; served < all; served++) {
+      const { reads, lawful } = this.walkWith(chosen, question, served);
+      if (lawful && question.wanted()) return reads;
     }
     return undefined;
   }
@@ -211,6 +219,7 @@ export class LawfulOutcomes {
     const { read, lo: entryLo, replacedAt } = alternative;
     // Without CR4.PSE bit 7 means nothing to 32-bit paging (SDM vol. 3A, table 4-5).
     const large = (entryLo & ENTRY_PS) !== 0 && !(read.fourBytes && (this.machine.register(Reg.CR4) & CR4_PSE) === 0);
+    if (this.isUntracked(alternative)) return false;
     if (read.secondStage || read.level === 1 || large) {
       return history.firstRemoval(replacedAt, this.cached(read, entryLo, true, lo, hi)) !== undefined;
     }
@@ -219,6 +228,11 @@ export class LawfulOutcomes {
     // The longest-lived leaf is a small global one.
     const leaf = { ...this.cached(read, LEAF_GLOBAL, true, lo, hi), pageShift: 12 };
     return history.firstRemoval(end, leaf) !== undefined;
+  }
+
+  private isUntracked({ read, lo, hi }: Alternative): boolean {
+    if (!this.untrackedFlags || !read.secondStage || this.machine.tdpWalk?.ept !== true) return false;
+    return ((lo ^ read.valueLo) & ~X86_AD) === 0 && hi === read.valueHi;
   }
 
   /**
@@ -248,6 +262,7 @@ export class LawfulOutcomes {
     let dropped: number | undefined;
     for (const each of chosen) {
       if (each.read.secondStage) {
+        if (this.isUntracked(each)) continue;
         dropped ??= history.firstRemoval(each.replacedAt, this.cached(each.read, each.lo, true, lo, hi));
       } else if (sameEntry(each.read, leaf)) {
         latest = Math.min(latest, each.replacedAt);
@@ -279,18 +294,16 @@ export class LawfulOutcomes {
   }
 
   /**
-   * Walks with the chosen values in place, those of the second stage only up to the `Stage` given as `until`. Not lawful:
-   * it ended at a chosen entry that could never be cached.
+   * Walks with the chosen values in place, those of the second stage for the first `served` translations only. Not
+   * lawful: it ended at a chosen entry that could never be cached.
    */
   private walkWith(
     chosen: readonly Alternative[],
-    op: number,
-    lo: number,
-    hi: number,
-    until?: number,
+    { op, lo, hi }: Question,
+    served = Number.POSITIVE_INFINITY,
   ): { reads: Read[]; lawful: boolean } {
     const { machine } = this;
-    const { memory, cpuWalk } = machine;
+    const { memory, tdpWalk } = machine;
     const kept = chosen.map((each) => dress(memory, each));
     const putBack = (all: boolean): void => {
       for (let i = chosen.length - 1; i >= 0; i--) {
@@ -298,13 +311,18 @@ export class LawfulOutcomes {
         if (all || secondStage) memory.exchange(addressLo, addressHi, kept[i]!.lo, kept[i]!.hi);
       }
     };
-    if (until !== undefined) {
-      cpuWalk.beforeStage = (stage) => {
-        if (stage === until) putBack(false);
+    this.translations = 0;
+    // Somebody else may watch them, too.
+    const before = tdpWalk?.beforeTranslation ?? null;
+    if (tdpWalk !== null) {
+      tdpWalk.beforeTranslation = () => {
+        before?.();
+        if (this.translations++ === served) putBack(false);
       };
     }
-    machine.probe(op, lo, hi);
-    cpuWalk.beforeStage = null;
+    if (op === null) machine.probePdptes(lo, hi);
+    else machine.probe(op, lo, hi);
+    if (tdpWalk !== null) tdpWalk.beforeTranslation = before;
     putBack(true);
     const reads = this.readsOfLog();
     const failed = machine.failedWalk();

@@ -11,14 +11,15 @@ import type { BareMachine } from './bare.ts';
 /**
  * Reads the four PDPTEs at CR3 = `lo` and puts them into their registers, or leaves those alone and says so when a
  * present one has a reserved bit set. Under EPT the table's address is translated first, as a read. Returns success.
+ * `extra`: `NO_AD` sets no flag in EPT.
  */
-export function loadPdptes(machine: BareMachine, lo: number, hi: number): boolean {
+export function loadPdptes(machine: BareMachine, lo: number, hi: number, extra = 0): boolean {
   const { log, memory, features } = machine;
   let tableLo = lo & ~0x1f;
   let tableHi = hi & 0xf_ffff;
   const second = machine.tdpWalk;
   if (second?.ept) {
-    if (walkEpt(second, tableLo, tableHi, OF_TABLE | NO_LINEAR | AS_READ) !== Walk.OK) {
+    if (walkEpt(second, tableLo, tableHi, OF_TABLE | NO_LINEAR | AS_READ | extra) !== Walk.OK) {
       if (second.faultCheck === Check.LOG_FULL) log.push(Obs.PML_FULL, tableLo, tableHi, 0, 0);
       else if (second.qualificationValid) log.push(Obs.EPT_VIOLATION, tableLo, tableHi, second.qualification, 0);
       else log.push(Obs.EPT_MISCONFIG, tableLo, tableHi, 0, 0);

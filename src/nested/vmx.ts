@@ -64,7 +64,9 @@ export class NestedVmx implements NestedVendor {
   /** L2's VPID as of the last entry that had one; 0: none yet. */
   private lastVpid = 0;
   private nestedTdp = false;
-  /** L1's log had no room, which is not told yet. */
+  /** The entry failed after KVM had begun it. */
+  private entryFailed = false;
+  /** L1's log had no room, which is not told yet (nested.pml_full): until an exit because of L1's EPT tells it, whichever. */
   private pmlFull = false;
   /** VM-exit interruption error code as L1 would read it; L1 is taken to have one VMCS. */
   private interruptionError = 0;
@@ -105,12 +107,15 @@ export class NestedVmx implements NestedVendor {
       this.initTables(this.low(Reg.EPTP));
       vcpu.wiring.switched(true);
     }
-    return loadCr3(vcpu, this.nestedTdp);
+    this.entryFailed = !loadCr3(vcpu, this.nestedTdp);
+    return !this.entryFailed;
   }
 
+  /** What a failed entry had asked for waits until L1 runs on: nobody serves it in L2's context. */
   exit(): void {
     const { vcpu } = this;
-    this.flushBeforeSwitch();
+    if (!this.entryFailed) this.flushBeforeSwitch();
+    this.entryFailed = false;
     vcpu.useTag(Tag.L1);
     vcpu.useNestedTdp(false);
     leave(vcpu);
@@ -217,8 +222,14 @@ export class NestedVmx implements NestedVendor {
     trace.nestedVmexitInject(reason, qualificationLo, qualificationHi, 0, 0, intInfo, this.interruptionError);
   }
 
+  /**
+   * nested_vmx_write_pml_buffer. Once the log had no room nothing is logged before L1 has been told, whatever becomes of
+   * the log or of PML meanwhile: a walk whose failure nobody told of (a fetch of the emulator's) leaves that behind.
+   */
   private logDirty(lo: number, hi: number): boolean {
-    if (!this.vcpu.nested || (this.low(Reg.SECONDARY_CONTROLS) & SECONDARY_PML) === 0) return true;
+    if (!this.vcpu.nested) return true;
+    if (this.pmlFull) return false;
+    if ((this.low(Reg.SECONDARY_CONTROLS) & SECONDARY_PML) === 0) return true;
     const { registers, memory } = this.vcpu;
     this.pmlFull = !logDirty(registers, memory, lo, hi);
     return !this.pmlFull;

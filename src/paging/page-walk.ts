@@ -29,14 +29,6 @@ export const Walk = {
 /** The check that ended a walk. */
 export const Check = { NONE: 0, PRESENT: 1, RESERVED: 2, PERMISSION: 3, LOG_FULL: 4 } as const;
 
-/** What a walk with a second stage has translated after its tables. */
-export const Stage = {
-  /** The final address. */
-  FINAL: 0,
-  /** EPT without A and D bits: the addresses of guest entries, again, to write their A and D back. */
-  WRITE_BACK: 1,
-} as const;
-
 /** What entry bits mean to a walk: reserved bits and permissions, rebuilt when the role changes. */
 export interface PageFormat {
   reserved: ReservedMasks;
@@ -74,9 +66,7 @@ export class PageWalk {
   ad = true;
   /** Write A/D only after the second stage translated the final address. */
   adAfterTranslation = false;
-  /** With a second stage: called before each of these `Stage`s of a walk, which may meet other cached translations. */
-  beforeStage: ((stage: number) => void) | null = null;
-  /** NPT: called before each translation of one walk, which may meet other cached translations. */
+  /** Of a second stage: called before each translation within one walk, which may meet other cached translations. */
   beforeTranslation: (() => void) | null = null;
   /** A hypervisor's software walks (`machine/software.ts`): A/D last, tables read with write intent, R always needed. */
   software = false;

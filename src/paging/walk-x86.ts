@@ -21,7 +21,7 @@ import {
   USER,
   WRITE,
 } from './access.ts';
-import { Check, entryOffset8, type PageWalk, Stage, Walk } from './page-walk.ts';
+import { Check, entryOffset8, type PageWalk, Walk } from './page-walk.ts';
 import { ACC_EXEC, ACC_READ, ACC_USER, ACC_WRITE } from './permissions.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_OP, ROW_VALUE_HI, ROW_VALUE_LO } from './row-log.ts';
 import { walkEpt } from './walk-ept.ts';
@@ -276,6 +276,7 @@ function guestRightsOf(rights: number): number {
 function translateTable(walk: PageWalk, second: PageWalk, lo: number, hi: number, allLo: number, noAd: number): number {
   if (second.ept) {
     const access = (walk.software ? WRITE_BACK : TABLE) | noAd | guestRights(allLo, 0);
+    if (second.beforeTranslation !== null) second.beforeTranslation();
     return eptWalk(second, lo, hi, access) === OK ? OK : Walk.SECOND_STAGE;
   }
   return nptStage(second, lo, hi, NPT_TABLE_ACCESS | noAd);
@@ -289,11 +290,11 @@ function translateFinal(
   access: number,
   rights: number,
 ): number {
-  if (walk.beforeStage !== null) walk.beforeStage(Stage.FINAL);
   const kept = access & KEPT_BITS;
   if (second.ept) {
     second.software = walk.software;
     const asked = kept | guestRightsOf(rights) | (access & OF_SHADOW_STACK);
+    if (second.beforeTranslation !== null) second.beforeTranslation();
     if (eptWalk(second, lo, hi, asked) !== OK) return Walk.SECOND_STAGE;
   } else {
     // A nested fault tells that the access was one to a shadow stack (APM vol. 2 15.25.6); NPT has no such pages.
@@ -369,7 +370,6 @@ function checkWriteBack(
   rights: number,
 ): number {
   const { log, row } = walk;
-  walk.beforeStage?.(Stage.WRITE_BACK);
   for (let level = topLevel; level >= leafLevel; level--) {
     const set = adBits(level, leafLevel, access);
     if ((log.rows[row[level]! * ROW + ROW_VALUE_LO]! & set) === set) continue;
@@ -378,6 +378,7 @@ function checkWriteBack(
     while ((log.op(start) & OBS_KIND_MASK) !== Obs.NESTED_WALK) start--;
     const lo = log.rows[start * ROW + ROW_ADDRESS_LO]!;
     const hi = log.rows[start * ROW + ROW_ADDRESS_HI]!;
+    second.beforeTranslation?.();
     if (walkEpt(second, lo, hi, WRITE_BACK | guestRightsOf(rights)) !== Walk.OK) return Walk.SECOND_STAGE;
   }
   return Walk.OK;

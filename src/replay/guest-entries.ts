@@ -6,6 +6,7 @@
  */
 
 import { hexText } from '../bits/word64.ts';
+import { KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
 import { Dim, OBS_FOUR_BYTES, OBS_KIND_MASK, Obs, observationDim, observationLevel } from '../formats/observation.ts';
 import { CR4_PGE, Reg } from '../formats/registers.ts';
 import type { BareMachine } from '../machine/bare.ts';
@@ -17,6 +18,7 @@ import type { UnsetBits } from './guest-explanation.ts';
 /** Accessed and dirty: in guest and NPT entries of every format, in EPT entries. */
 const X86_AD = (1 << 5) | (1 << 6);
 const EPT_AD = (1 << 8) | (1 << 9);
+const PML_ENTRIES = 512;
 const ENTRY_PS = 1 << 7;
 const ENTRY_GLOBAL = 1 << 8;
 
@@ -47,6 +49,8 @@ export class GuestEntries {
   compared = 0;
   /** Of them those that KVM did not set A or D in: a translation with these bits could still be cached. */
   stale = 0;
+  /** In this step bits have been left apart, or entries were used whose bits were. */
+  private apartNow = false;
   /** 8-byte words compared, and those that differ in A and D, for reasons that were given before. */
   words = 0;
   wordsInAd = 0;
@@ -58,10 +62,62 @@ export class GuestEntries {
     this.history = history;
   }
 
+  /** A step is being compared. */
+  begin(): void {
+    this.apartNow = false;
+  }
+
   /** Of the entry that observation word `row` tells of, A and D may be set on one side alone from here on. */
   leaveApart(row: number, lo: number, hi: number): void {
+    this.leaveBitsApart(lo, hi, adBits(row));
+  }
+
+  private leaveBitsApart(lo: number, hi: number, bits: number): void {
     const word = wordNumber(lo, hi);
-    this.apart.set(word, (this.apart.get(word) ?? 0) | adBits(row));
+    this.apart.set(word, (this.apart.get(word) ?? 0) | bits);
+    this.apartNow = true;
+  }
+
+  /**
+   * Where KVM's walker has set A or D in EPT or NPT in the last step and the bare machine has not: lawful if the access
+   * `maySet` them. If not, the difference stays one, which the comparison at the end will find.
+   */
+  noteKvmWrites(maySet: (entry: UnsetBits) => boolean): void {
+    if (this.bare.tdpWalk === null) return;
+    const { log } = this.guest;
+    for (let i = 0; i < log.count; i++) {
+      const row = log.op(i);
+      if ((row & OBS_KIND_MASK) !== Obs.KVM_EVENT) continue;
+      const event = kvmEventOf(row);
+      if (event !== KvmEvent.SET_ACCESSED_BIT && event !== KvmEvent.SET_DIRTY_BIT) continue;
+      const [addressLo, addressHi] = [log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!];
+      if (this.apart.has(wordNumber(addressLo, addressHi))) this.apartNow = true;
+      const [have] = this.guest.readEntry(Obs.ENTRY_AFTER, addressLo, addressHi);
+      const bits = have & ~this.bare.readEntry(Obs.ENTRY_AFTER, addressLo, addressHi)[0] & (X86_AD | EPT_AD);
+      if (bits !== 0 && maySet({ addressLo, addressHi, bits })) this.leaveBitsApart(addressLo, addressHi, bits);
+    }
+  }
+
+  /**
+   * What is logged of dirty flags lies apart only where these do: then the guest on KVM takes over the log as it is on the
+   * bare machine, `indexBefore` being PML_INDEX before the step. Otherwise what is wrong with the index, or undefined.
+   */
+  followLog(indexBefore: number): string | undefined {
+    const { bare, guest } = this;
+    const [want, have] = [bare.registers[2 * Reg.PML_INDEX]!, guest.registers[2 * Reg.PML_INDEX]!];
+    if (want === have && !this.apartNow) return undefined;
+    if (!this.apartNow) {
+      return `the page-modification log's index is ${hexText(have, 0)} on KVM, ${hexText(want, 0)} on the bare machine`;
+    }
+    const [baseLo, baseHi] = [bare.registers[2 * Reg.PML_ADDRESS]!, bare.registers[2 * Reg.PML_ADDRESS + 1]!];
+    for (const end of [want, have]) {
+      for (let index = indexBefore; index !== end && index < PML_ENTRIES; index = (index - 1) & 0xffff) {
+        const lo = baseLo | (index << 3);
+        guest.adoptEntry(Obs.ENTRY_AFTER, lo, baseHi, ...bare.readEntry(Obs.ENTRY_AFTER, lo, baseHi));
+      }
+    }
+    if (want !== have) guest.setRegister(Reg.PML_INDEX, want, 0);
+    return undefined;
   }
 
   /** The same for what the bare machine wrote in the last step: it is none of the way that the access took on KVM. */
@@ -104,6 +160,7 @@ export class GuestEntries {
     const { row, addressLo, addressHi, want, whose } = entry;
     const have = this.guest.readEntry(row, addressLo, addressHi);
     const word = wordNumber(addressLo, addressHi);
+    if (this.apart.has(word)) this.apartNow = true;
     const differing = (have[0] ^ want[0]) >>> 0;
     if (differing === 0 && have[1] === want[1]) {
       this.apart.delete(word);

@@ -21,14 +21,24 @@ import {
   OBS_NESTED_ACCESS_SHIFT,
   Obs,
   observationDim,
+  observationLevel,
   obsMask,
 } from '../formats/observation.ts';
 import { CR4_PSE, REGISTER_COUNT, Reg } from '../formats/registers.ts';
-import { ACCESS_SOFTWARE, AccessType } from '../formats/step.ts';
+import {
+  ACCESS_SOFTWARE,
+  ACCESS_TYPE_MASK,
+  ACCESS_TYPE_SHIFT,
+  AccessType,
+  STEP_REGISTER_MASK,
+  STEP_REGISTER_SHIFT,
+} from '../formats/step.ts';
 import { BareMachine } from '../machine/bare.ts';
 import type { History } from '../machine/history.ts';
+import { KvmMachine } from '../machine/kvm/machine.ts';
 import { LawfulOutcomes } from '../machine/lawful.ts';
-import { OF_TABLE } from '../paging/access.ts';
+import type { Machine } from '../machine/machine.ts';
+import { OF_TABLE, PFEC_P, PFEC_RSVD } from '../paging/access.ts';
 import { frameOf } from '../paging/guest-memory.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_HI, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { TraceHeader } from '../trace/header.ts';
@@ -37,13 +47,38 @@ import { reportByKvm } from './kvm-exit-report.ts';
 import { type GuestView, LEGAL_DIFFERENCES, type LegalDifference } from './legal-differences.ts';
 
 const ENTRY_PS = 1 << 7;
-const NPT_D = 1 << 6;
+/** In the guest's entries and in those of NPT. */
+const X86_D = 1 << 6;
 const EPT_D = 1 << 9;
 /** Pages that one walk of L2's tables may log: its tables and what it leads to. */
 const MAXIMUM_LOGGED = 6;
+const GENERAL_PROTECTION = 13;
+const PAGE_FAULT = 14;
 const EXITINFO_FINAL = 1;
 const EXITINFO_TABLE = 2;
+const WRITES: ReadonlySet<number> = new Set([AccessType.WRITE, AccessType.RMW]);
 const EXITS = obsMask(Obs.EPT_VIOLATION, Obs.EPT_MISCONFIG, Obs.NPF, Obs.PML_FULL);
+
+/** What a frame of the guest's memory has behind it: a slot that can be written to, one that cannot, or none. */
+export type Backing = 'writable' | 'read-only' | 'none';
+
+/** What is asked of the machine with KVM. */
+export interface UnderKvm {
+  readonly backing: (frame: number) => Backing;
+  /** The PDPTEs that KVM has loaded last, two halves each. */
+  readonly pdptes: () => Int32Array;
+}
+
+export function underKvm(guest: Machine): UnderKvm {
+  if (!(guest instanceof KvmMachine)) return { backing: () => 'writable', pdptes: () => new Int32Array(8) };
+  return {
+    backing: (frame) => {
+      const slot = guest.host.slotOf(frame, 0);
+      return slot === null ? 'none' : slot.readOnly ? 'read-only' : 'writable';
+    },
+    pdptes: () => guest.vcpu.gvaWalk.pdptes,
+  };
+}
 
 export type GuestExplanation =
   /** What the tables say. */
@@ -68,7 +103,7 @@ export class GuestExplanations {
   private readonly twin: BareMachine;
   private readonly lawful: LawfulOutcomes;
   private readonly outcome = new GuestOutcome();
-  private readonly isBacked: (frame: number) => boolean;
+  private readonly kvm: UnderKvm;
   /** Frames of EPT12 and NPT12. */
   private readonly secondStageTables = new Set<number>();
   /** PML_INDEX before the step. */
@@ -80,23 +115,18 @@ export class GuestExplanations {
   private hi = 0;
 
   /**
-   * `history`: what the guest on KVM may still have cached. `isBacked`: whether a frame of the guest's memory has a slot that
-   * can be written to.
+   * `history`: what the guest on KVM may still have cached. `kvm`: the machine that it runs on.
    * Becomes the watcher of the bare machine's memory.
    */
-  constructor(
-    header: TraceHeader,
-    config: KvmConfig,
-    bare: BareMachine,
-    history: History,
-    isBacked: (frame: number) => boolean,
-  ) {
-    this.isBacked = isBacked;
+  constructor(header: TraceHeader, config: KvmConfig, bare: BareMachine, history: History, kvm: UnderKvm) {
+    this.kvm = kvm;
     this.bare = bare;
     this.config = config;
     this.twin = new BareMachine(header, bare.memory, history);
     this.lawful = new LawfulOutcomes(this.twin);
   }
+
+  private readonly hasSlot = (frame: number): boolean => this.kvm.backing(frame) !== 'none';
 
   /** The bare machine is about to make the step. */
   begin(): void {
@@ -119,12 +149,74 @@ export class GuestExplanations {
    * machine, if that made it. Has no effect on that.
    */
   explain(op: number, lo: number, hi: number, seen: GuestOutcome, expected?: GuestOutcome): GuestExplanation {
-    // The guest faults for ever: nothing explains that.
-    if (seen.kind === Obs.NONE) return { kind: 'none' };
+    if (seen.kind === Obs.NONE) return this.explainNoEnd();
     this.lo = lo;
     this.hi = hi;
     this.readBefore.length = 0;
     return this.asBefore(() => this.find(op, lo, hi, seen, expected));
+  }
+
+  /** The guest tries again for ever. */
+  private explainNoEnd(): GuestExplanation {
+    const { config, bare } = this;
+    if (!config.tdp || config.profile !== '6.1') return { kind: 'none' };
+    const { log } = bare;
+    for (let i = 0; i < log.count; i++) {
+      if ((log.op(i) & OBS_KIND_MASK) !== Obs.ELEMENT || observationDim(log.op(i)) !== Dim.GUEST) continue;
+      const frame = frameOf(log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!);
+      if (this.kvm.backing(frame) === 'read-only') return { kind: 'legal', by: [legalDifference('read-only-table')] };
+    }
+    return { kind: 'none' };
+  }
+
+  /**
+   * Whether the page fault that the access has ended in, as `seen`, drops what could translate the address. KVM takes it out
+   * of its tables, and out of the TLB, only if the fault that it injects says "present" and not "reserved bit"
+   * (facts/kvm-mmu.md §8.4): under shadow paging an unsync SPTE goes on translating after another one. The processor's own
+   * faults drop what it has cached (SDM vol. 3A 4.10.4.1).
+   */
+  dropsTranslations(op: number, seen: GuestOutcome): boolean {
+    if (seen.kind !== Obs.EXCEPTION || seen.number !== PAGE_FAULT) return false;
+    if (this.config.tdp && (op & ACCESS_SOFTWARE) === 0) return true;
+    return (seen.valueLo & (PFEC_P | PFEC_RSVD)) === PFEC_P;
+  }
+
+  /**
+   * The same of a register write, of `value`, that loads PDPTEs on one of the two machines: `seen` and `expected` are NONE
+   * where it was not refused. Where it ended otherwise, one machine has the new registers and the other has not.
+   */
+  explainWrite(op: number, value: number, seen: GuestOutcome, expected: GuestOutcome): GuestExplanation {
+    const { bare, config } = this;
+    const { tdpWalk } = bare;
+    const refused = expected.kind === Obs.EXCEPTION && expected.number === GENERAL_PROTECTION;
+    if (config.tdp && config.vendor === 'amd') {
+      return refused && seen.kind === Obs.NONE
+        ? { kind: 'legal', by: [legalDifference('pdptes-on-demand')] }
+        : { kind: 'none' };
+    }
+    if (tdpWalk?.ept !== true) return { kind: 'none' };
+    const register = (op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK;
+    const table = register === Reg.CR3 ? value : bare.register(Reg.CR3);
+    return this.asBefore(() => this.findWrite(table, seen));
+  }
+
+  private findWrite(table: number, seen: GuestOutcome): GuestExplanation {
+    const { twin, outcome } = this;
+    const isSeen = (): boolean => {
+      outcome.ofLog(twin.log);
+      return outcome.equals(seen);
+    };
+    for (const by of [undefined, ...DIFFERENCES_OF_LOADING]) {
+      // PDPTEs are read for nobody's access: a supervisor's read comes nearest.
+      const view = this.view(0, seen);
+      if (by !== undefined && !by.change(view)) continue;
+      this.set(view);
+      twin.probePdptes(table, 0);
+      if (isSeen()) return by === undefined ? { kind: 'fresh' } : { kind: 'legal', by: [by] };
+      if (this.lawful.allowsPdptes(table, 0, isSeen))
+        return by === undefined ? { kind: 'stale' } : { kind: 'legal', by: [by] };
+    }
+    return { kind: 'none' };
   }
 
   /**
@@ -138,26 +230,17 @@ export class GuestExplanations {
       this.set(this.view(op, seen));
       const avoided = (): boolean => {
         outcome.ofLog(twin.log);
-        return outcome.equals(seen) && !this.sets(entry);
+        return outcome.equals(seen) && !this.sets(op, entry);
       };
       return this.lawful.judge(op, lo, hi, avoided).kind === 'allowed';
     });
   }
 
-  /** Whether, with the tables as they stand or with what may be cached of them, the access may read the entry at an address. */
-  touches(op: number, lo: number, hi: number, seen: GuestOutcome, { addressLo, addressHi }: UnsetBits): boolean {
-    const { twin } = this;
+  /** Whether, with the tables as they stand or with what may be cached of them, the access may set `bits` in the entry. */
+  maySet(op: number, lo: number, hi: number, seen: GuestOutcome, entry: UnsetBits): boolean {
     return this.asBefore(() => {
       this.set(this.view(op, seen));
-      return this.isPossible(op, lo, hi, () => {
-        const { rows, count } = twin.log;
-        for (let at = 0; at < count * ROW; at += ROW) {
-          const element = (rows[at]! & OBS_KIND_MASK) === Obs.ELEMENT;
-          if (element && rows[at + ROW_ADDRESS_LO] === addressLo && rows[at + ROW_ADDRESS_HI] === addressHi)
-            return true;
-        }
-        return false;
-      });
+      return this.isPossible(op, lo, hi, () => this.sets(op, entry));
     });
   }
 
@@ -170,9 +253,13 @@ export class GuestExplanations {
     return possible;
   }
 
-  /** Whether the twin's last walk would have set the bits: dirty ones in EPT and NPT only on the way to what is written. */
-  private sets({ addressLo, addressHi, bits }: UnsetBits): boolean {
+  /**
+   * Whether the twin's last walk, for an access with word `op`, would have set the bits: dirty ones only in the entry that
+   * maps what is written, in EPT and NPT on the way to it.
+   */
+  private sets(op: number, { addressLo, addressHi, bits }: UnsetBits): boolean {
     const { rows, count } = this.twin.log;
+    const writes = WRITES.has((op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK);
     let set = bits;
     for (let at = 0; at < count * ROW; at += ROW) {
       const row = rows[at]!;
@@ -180,8 +267,11 @@ export class GuestExplanations {
       if (kind === Obs.NESTED_WALK) set = writesTo(row) ? bits : bits & ~dirtyOf(row);
       if (kind !== Obs.ELEMENT) continue;
       if (rows[at + ROW_ADDRESS_LO] !== addressLo || rows[at + ROW_ADDRESS_HI] !== addressHi) continue;
-      const wanted = observationDim(row) === Dim.GUEST ? bits : set;
-      if ((rows[at + ROW_VALUE_LO]! & wanted) !== wanted) return true;
+      const value = rows[at + ROW_VALUE_LO]!;
+      const leaf = observationLevel(row) === 1 || (value & ENTRY_PS) !== 0;
+      const ofGuest = observationDim(row) === Dim.GUEST;
+      const wanted = !ofGuest ? set : writes && leaf ? bits : bits & ~X86_D;
+      if ((value & wanted) !== wanted) return true;
     }
     return false;
   }
@@ -232,7 +322,7 @@ export class GuestExplanations {
     });
     if (entry === undefined) return undefined;
     outcome.copy(expected);
-    reportByKvm(outcome, bare, config.profile, (op & ACCESS_SOFTWARE) !== 0, seen);
+    reportByKvm(outcome, bare, config.profile, (op & ACCESS_SOFTWARE) !== 0, seen, this.hasSlot);
     return outcome.equals(seen) ? entry : undefined;
   }
 
@@ -270,10 +360,13 @@ export class GuestExplanations {
       logsDirtyOnly: false,
       eitherPse: false,
       fetchesWithoutRead: false,
+      untrackedFlags: false,
+      pdptesInRegisters: false,
       exited: ((EXITS >>> seen.kind) & 1) !== 0,
       translated: seen.kind === Obs.TRANSLATED,
       reachesDevice: () => this.reachesDevice(op, seen),
       read: (lo, hi) => this.bare.readEntry(Obs.ENTRY_AFTER, lo, hi),
+      pdptesOfKvm: this.kvm.pdptes,
     };
   }
 
@@ -333,7 +426,7 @@ export class GuestExplanations {
       if (kind !== Obs.ELEMENT) continue;
       const stands = frameOf(rows[at + ROW_ADDRESS_LO]!, rows[at + ROW_ADDRESS_HI]!);
       if (((row >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) === Dim.GUEST) {
-        if (this.secondStageTables.has(stands) || !this.isBacked(stands)) return true;
+        if (this.secondStageTables.has(stands) || this.kvm.backing(stands) !== 'writable') return true;
         continue;
       }
       const level = (row >>> OBS_LEVEL_SHIFT) & OBS_LEVEL_MASK;
@@ -341,8 +434,8 @@ export class GuestExplanations {
       if (level > 1 && (entryLo & ENTRY_PS) === 0) continue;
       const fourBytes = (row & OBS_FOUR_BYTES) !== 0;
       const within = (1 << (fourBytes ? 2 + 10 * level : 3 + 9 * level)) - 1;
-      if (!this.isBacked(frameOf((entryLo & ~within) | (gpaLo & within), fourBytes ? 0 : entryHi & 0xf_ffff)))
-        return true;
+      const frame = frameOf((entryLo & ~within) | (gpaLo & within), fourBytes ? 0 : entryHi & 0xf_ffff);
+      if (this.kvm.backing(frame) !== 'writable') return true;
     }
     return false;
   }
@@ -395,8 +488,9 @@ export class GuestExplanations {
   }
 
   /** Puts the twin into the view's state. */
-  private set({ registers, reportsFetches, logsDirtyOnly, emulated, exited }: GuestView): void {
+  private set(view: GuestView): void {
     const { twin } = this;
+    const { registers, reportsFetches, logsDirtyOnly, emulated, exited, untrackedFlags } = view;
     for (let register = 0; register < REGISTER_COUNT; register++) {
       twin.setRegister(register, registers[2 * register]!, registers[2 * register + 1]!);
     }
@@ -404,6 +498,8 @@ export class GuestExplanations {
     if (reportsFetches) (exited ? twin.nptWalk : twin.cpuWalk).fetchInErrorCode = true;
     twin.eptWalk.logsDirtyOnly = logsDirtyOnly;
     twin.reportsFailedFetches = emulated;
+    this.lawful.untrackedFlags = untrackedFlags;
+    if (view.pdptesInRegisters) twin.cpuWalk.pdptesInMemory = false;
   }
 
   private under(view: GuestView, lo: number, hi: number, seen: GuestOutcome): GuestExplanation {
@@ -417,7 +513,7 @@ export class GuestExplanations {
       outcome.ofLog(twin.log);
       if (asMet) outcome.takeExit(seen);
       if (view.reportedByKvm) {
-        reportByKvm(outcome, twin, this.config.profile, (op & ACCESS_SOFTWARE) !== 0, seen);
+        reportByKvm(outcome, twin, this.config.profile, (op & ACCESS_SOFTWARE) !== 0, seen, this.hasSlot);
       }
       if (view.untold) outcome.leaveUntold(this.config.profile === '6.1', seen);
       return outcome.equals(seen);
@@ -443,9 +539,18 @@ export class GuestExplanations {
   }
 }
 
+function legalDifference(name: string): LegalDifference {
+  const found = LEGAL_DIFFERENCES.find((each) => each.name === name);
+  if (found === undefined) throw new Error(`no legal difference has the name ${name}`);
+  return found;
+}
+
+/** Of the loading of PDPTEs. */
+const DIFFERENCES_OF_LOADING = ['accessed-set-with-full-log', 'own-flags-untracked'].map(legalDifference);
+
 /** The dirty bit of the format that a walk's row belongs to. */
 function dirtyOf(row: number): number {
-  return observationDim(row) === Dim.EPT ? EPT_D : NPT_D;
+  return observationDim(row) === Dim.EPT ? EPT_D : X86_D;
 }
 
 /** Whether a second-stage walk is one for writing, as those of page tables are (APM vol. 2 15.25.5, SDM vol. 3C 29.3.5). */

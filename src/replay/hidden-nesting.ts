@@ -97,6 +97,16 @@ export class HiddenNesting {
     this.current = hidden;
   }
 
+  /** A guest's guest runs, of which the machine is told nothing. */
+  get hides(): boolean {
+    return this.current.hides;
+  }
+
+  /** The machine was not given all: its log may be of an earlier step, and its registers those of an earlier state. */
+  get isBehind(): boolean {
+    return this.current.hides || this.current.waiting.length > 0;
+  }
+
   /** As `Machine.setRegister`, at the beginning of a chunk. */
   setRegister(ordinal: number, register: number, lo: number, hi: number): void {
     this.current.waiting.push({ ordinal, op: StepKind.REGISTER_SET | (register << STEP_REGISTER_SHIFT), lo, hi });

@@ -5,9 +5,11 @@
  */
 
 import type { KvmProfile } from '../formats/decode/kvm-role.ts';
-import { Obs } from '../formats/observation.ts';
+import { OBS_KIND_MASK, Obs } from '../formats/observation.ts';
 import type { BareMachine } from '../machine/bare.ts';
 import { OF_TABLE } from '../paging/access.ts';
+import { frameOf } from '../paging/guest-memory.ts';
+import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { GuestOutcome } from './guest-outcome.ts';
 
 /** Read, write and fetch, the entries' rights, the two bits about the linear address: all that 6.1 knows. */
@@ -19,9 +21,30 @@ const QUAL_WALKER = 0x1ff;
 const EXITINFO_FINAL = 1;
 const EXITINFO_TABLE = 2;
 
+const QUAL_RIGHTS = 0x78;
+const QUAL_RIGHTS_SHIFT = 3;
+const QUAL_USER_EXECUTE = 1 << 6;
+const RWX = 7;
+const USER_EXECUTE = 1 << 10;
+
+/**
+ * The rights that EPT's tables have given before a table without a slot was reached, which reads as not present, as
+ * qualification bits 6:3. KVM reports them, a processor those of the zeros that it reads. Undefined: no such table.
+ */
+function rightsBefore({ log, tdpWalk }: BareMachine, hasSlot: (frame: number) => boolean): number | undefined {
+  const { rows } = log;
+  let at = (log.count - 1) * ROW;
+  while (at >= 0 && (rows[at]! & OBS_KIND_MASK) !== Obs.ELEMENT) at -= ROW;
+  if (at < 0 || hasSlot(frameOf(rows[at + ROW_ADDRESS_LO]!, rows[at + ROW_ADDRESS_HI]!))) return undefined;
+  let all = -1;
+  for (at -= ROW; at >= 0 && (rows[at]! & OBS_KIND_MASK) === Obs.ELEMENT; at -= ROW) all &= rows[at + ROW_VALUE_LO]!;
+  const user = tdpWalk?.mbec === true && (all & USER_EXECUTE) !== 0 ? QUAL_USER_EXECUTE : 0;
+  return ((all & RWX) << QUAL_RIGHTS_SHIFT) | user;
+}
+
 /**
  * Changes `outcome`, which `machine` has just come to. `software`: KVM's emulator made the access, not the processor.
- * `seen`: what the guest on KVM saw.
+ * `seen`: what the guest on KVM saw. `hasSlot`: whether a frame of the guest's memory has a slot.
  */
 export function reportByKvm(
   outcome: GuestOutcome,
@@ -29,6 +52,7 @@ export function reportByKvm(
   profile: KvmProfile,
   software: boolean,
   seen: GuestOutcome,
+  hasSlot: (frame: number) => boolean,
 ): void {
   const second = machine.tdpWalk;
   if (second === null) return;
@@ -44,4 +68,6 @@ export function reportByKvm(
   } else {
     outcome.valueLo &= QUAL_6_1;
   }
+  const rights = rightsBefore(machine, hasSlot);
+  if (rights !== undefined) outcome.valueLo = (outcome.valueLo & ~QUAL_RIGHTS) | rights;
 }

@@ -61,6 +61,12 @@ export interface GuestView {
   eitherPse: boolean;
   /** The emulator asks EPT about the page that it is after as a processor would, not for read access in any case. */
   fetchesWithoutRead: boolean;
+  /** What the guest's own flags do to an entry of EPT that they are set in goes unnoticed. */
+  untrackedFlags: boolean;
+  /** PDPTEs are those in the registers, also under NPT. */
+  pdptesInRegisters: boolean;
+  /** The PDPTEs that KVM has loaded last, two halves each. */
+  readonly pdptesOfKvm: () => Int32Array;
   /** The guest on KVM got through to memory. If not, its fault comes from KVM's own walk of the guest's tables. */
   readonly translated: boolean;
   /** Its hypervisor, on KVM, got an exit because of EPT or NPT. */
@@ -166,7 +172,7 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
     name: 'exits-reported-by-kvm',
     citation: 'facts/kvm-mmu.md §5.4, §7.2, §7.3; facts/kvm-6.1.md §7.1',
     sentence:
-      "Qualifications of EPT violations and EXITINFO1 of emulated accesses come from KVM's own walk: 6.1 knows bits 5:0 and 8:7 only, 7.3 no shadow stacks, and what the emulator meets has no exit of the processor's behind it.",
+      "Qualifications of EPT violations and EXITINFO1 of emulated accesses come from KVM's own walk: 6.1 knows bits 5:0 and 8:7 only, 7.3 no shadow stacks, and what the emulator meets has no exit of the processor's behind it. A table without a slot is not read: the rights are those above it.",
     change(view) {
       if (!view.exited || !(underEpt(view) || underNpt(view))) return false;
       view.reportedByKvm = true;
@@ -339,6 +345,47 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
       view.op = (view.op & ~(ACCESS_TYPE_MASK << ACCESS_TYPE_SHIFT)) | (AccessType.READ << ACCESS_TYPE_SHIFT);
       view.reportedByKvm = true;
       view.untold = true;
+      return true;
+    },
+  },
+  {
+    number: 20,
+    name: 'read-only-table',
+    citation: 'kvm_mmu_page_fault of the recorded kernel; facts/kvm-6.1.md §5',
+    sentence:
+      '6.1 lets a processor that wants to set a flag in a table that lies in a read-only slot try again and again: what is shadowed is unprotected, nothing emulated, and the guest never gets on.',
+    // Told by the guest's not getting on, not by making the access on another processor.
+    change: () => false,
+  },
+  {
+    number: 21,
+    name: 'own-flags-untracked',
+    citation:
+      'facts/kvm-mmu.md §5.5 (A and D are set by a compare-and-exchange of host memory), §6.6 (what is tracked)',
+    sentence:
+      "Where a table of EPT is at the same time one of L2's own tables, an accessed or dirty flag that KVM's walker sets there makes the entry a misconfiguration; KVM's shadow of it stays.",
+    change(view) {
+      if (!underEpt(view)) return false;
+      view.untrackedFlags = true;
+      return true;
+    },
+  },
+  {
+    number: 22,
+    name: 'pdptes-left-over',
+    citation:
+      'facts/kvm-mmu.md §4 (reserved bits fail the load), §8.6 (marked for lazy reload with NPT); APM vol. 2 15.25.10',
+    sentence:
+      'Under NPT a processor reads the one PDPTE that it needs; KVM, which makes an access for its guest, loads all four, and where one has a reserved bit set goes on with those that it had.',
+    change(view) {
+      const { config, registers } = view;
+      const pae = (low(view, Reg.CR4) & CR4_PAE) !== 0 && (low(view, Reg.EFER) & EFER_LMA) === 0;
+      if (!config.tdp || config.vendor !== 'amd' || !pages(view) || !pae || view.translated) return false;
+      if ((view.op & ACCESS_SOFTWARE) === 0 && !view.reachesDevice()) return false;
+      registers.set(view.pdptesOfKvm(), 2 * Reg.PDPTE0);
+      view.pdptesInRegisters = true;
+      view.emulated = true;
+      view.op |= ACCESS_SOFTWARE;
       return true;
     },
   },

@@ -12,13 +12,11 @@ import { hexText } from '../bits/word64.ts';
 import type { KvmConfig } from '../formats/kvm-config.ts';
 import { OBS_KIND_MASK, OBS_REGISTER_MASK, OBS_REGISTER_SHIFT, Obs } from '../formats/observation.ts';
 import { REGISTER_NAMES, Reg } from '../formats/registers.ts';
-import { ACCESS_SOFTWARE, STEP_KIND_MASK, StepKind } from '../formats/step.ts';
+import { STEP_KIND_MASK, StepKind } from '../formats/step.ts';
 import { BareMachine } from '../machine/bare.ts';
 import { History } from '../machine/history.ts';
-import { KvmMachine } from '../machine/kvm/machine.ts';
 import type { Machine } from '../machine/machine.ts';
 import { Memory } from '../machine/memory.ts';
-import { PFEC_P, PFEC_RSVD } from '../paging/access.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, type RowLog } from '../paging/row-log.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
@@ -27,14 +25,13 @@ import { stepName } from './cause.ts';
 import type { StepFilter } from './engine.ts';
 import { GuestDifferences } from './guest-differences.ts';
 import { type ComparedEntry, GuestEntries } from './guest-entries.ts';
-import { GuestExplanations, type UnsetBits } from './guest-explanation.ts';
+import { GuestExplanations, type UnsetBits, underKvm } from './guest-explanation.ts';
 import { GuestOutcome } from './guest-outcome.ts';
 import { HiddenNesting } from './hidden-nesting.ts';
 import type { LegalDifference } from './legal-differences.ts';
 import { type GuestComparison, type GuestDifference, NESTED_TDP_WITHOUT_TDP } from './result.ts';
 import { SharedHistory } from './shared-history.ts';
 
-const PAGE_FAULT = 14;
 const PML_ENTRIES = 512;
 /** In place of a step's word: a note, which does nothing. */
 const NO_STEP = StepKind.RARE;
@@ -68,7 +65,6 @@ export class SameGuest implements Machine {
     filter: null,
     bail: false,
   };
-  private readonly config: KvmConfig;
   /** What the guest on KVM may still have cached. */
   private readonly history = new History();
   private readonly shared: SharedHistory;
@@ -81,7 +77,7 @@ export class SameGuest implements Machine {
   private readonly expected = new GuestOutcome();
   private readonly seen = new GuestOutcome();
   /** Why the guest on KVM cannot go on, once it cannot. */
-  private failure: string | undefined;
+  failure: string | undefined;
   private memoryCompared = false;
   /** PML_INDEX before the step. */
   private logIndex = 0;
@@ -102,13 +98,10 @@ export class SameGuest implements Machine {
   private readonly hidden: HiddenNesting | null;
 
   constructor(header: TraceHeader, guest: Machine, config: KvmConfig) {
-    this.config = config;
     this.guest = guest;
     this.shared = new SharedHistory(this.history);
     this.bare = new BareMachine(header, new Memory(), this.shared);
-    const isBacked = (frame: number): boolean =>
-      !(guest instanceof KvmMachine) || guest.host.slotOf(frame, 0)?.readOnly === false;
-    this.explanations = new GuestExplanations(header, config, this.bare, this.history, isBacked);
+    this.explanations = new GuestExplanations(header, config, this.bare, this.history, underKvm(guest));
     this.entries = new GuestEntries(this.bare, guest, this.history);
     this.tracksHistory = !header.independent;
     this.seesLinear = ((header.observable >>> Obs.EXIT_LINEAR) & 1) !== 0;
@@ -134,6 +127,16 @@ export class SameGuest implements Machine {
 
   rewalk(op: number, addressLo: number, addressHi: number): void {
     this.bare.rewalk(op, addressLo, addressHi);
+  }
+
+  /** The guest on KVM is not given the steps of the guest's guest that runs now. */
+  get hides(): boolean {
+    return this.hidden?.hides ?? false;
+  }
+
+  /** The guest on KVM was not given all steps: its log may be of an earlier one, and its registers, too. */
+  get isBehind(): boolean {
+    return this.hidden?.isBehind ?? false;
   }
 
   /** To be called before the first step. */
@@ -191,6 +194,7 @@ export class SameGuest implements Machine {
       this.fails(error, ordinal, op, addressLo, addressHi);
     }
     this.explanations.begin();
+    this.entries.begin();
     this.logIndex = this.registers[2 * Reg.PML_INDEX]!;
     this.bare.apply(ordinal, op, addressLo, addressHi, operandLo, operandHi, stimuli);
     if (this.failure !== undefined) return;
@@ -205,7 +209,7 @@ export class SameGuest implements Machine {
     this.seen.clear();
     if (!given) this.skipHidden(ordinal);
     else if (kind === StepKind.ACCESS) this.compareAccess(ordinal, op, addressLo, addressHi);
-    else if (kind === StepKind.REGISTER_WRITE) this.compareWrite(ordinal, op, addressLo, addressHi);
+    else if (kind === StepKind.REGISTER_WRITE) this.compareWrite(ordinal, op, addressLo, addressHi, operandLo);
     else this.compareOther(ordinal, op, addressLo, addressHi);
   }
 
@@ -255,10 +259,16 @@ export class SameGuest implements Machine {
       this.entries.compareWrites(lo, hi, avoids, ({ cause, group }) => {
         this.differs(ordinal, op, lo, hi, cause, `${stepName(op)}: ${group}`);
       });
+      this.entries.noteKvmWrites((entry) => this.explanations.maySet(op, lo, hi, seen, entry));
+      this.compareLog(ordinal, op, lo, hi);
       this.answerQuestions(ordinal, op, lo, hi);
     }
-    if (seen.kind === Obs.EXCEPTION && seen.number === PAGE_FAULT && this.dropsTranslations(op))
-      this.forgetFaulting(lo, hi);
+    if (this.explanations.dropsTranslations(op, seen)) this.forgetFaulting(lo, hi);
+  }
+
+  private compareLog(ordinal: number, op: number, lo: number, hi: number): void {
+    const cause = this.entries.followLog(this.logIndex);
+    if (cause !== undefined) this.differs(ordinal, op, lo, hi, cause, `${stepName(op)}: page-modification log differs`);
   }
 
   /** Whether the guest on KVM saw what was recorded; where that is open, what the bare machine did decides. */
@@ -318,16 +328,6 @@ export class SameGuest implements Machine {
 
   private count(entry: LegalDifference): void {
     this.legal.set(entry, (this.legal.get(entry) ?? 0) + 1);
-  }
-
-  /**
-   * KVM takes the address out of its tables, and out of the TLB, only if the fault that it injects says "present" and not
-   * "reserved bit" (facts/kvm-mmu.md §8.4): under shadow paging an unsync SPTE goes on translating after another one. The
-   * processor's own faults drop what it has cached.
-   */
-  private dropsTranslations(op: number): boolean {
-    if (this.config.tdp && (op & ACCESS_SOFTWARE) === 0) return true;
-    return (this.seen.valueLo & (PFEC_P | PFEC_RSVD)) === PFEC_P;
   }
 
   /** A page fault drops what could translate its address (SDM vol. 3A 4.10.4.1). */
@@ -433,7 +433,7 @@ export class SameGuest implements Machine {
 
   // ------------------------------------------------------------------------------------------------- register writes
 
-  private compareWrite(ordinal: number, op: number, lo: number, hi: number): void {
+  private compareWrite(ordinal: number, op: number, lo: number, hi: number, value: number): void {
     if (!this.isCompared(ordinal)) return;
     const { seen, expected } = this;
     seen.ofLog(this.guest.log);
@@ -444,12 +444,37 @@ export class SameGuest implements Machine {
     }
     this.registersCompared++;
     if (!seen.equals(expected)) {
+      if (this.isExplainedWrite(op, value)) return;
       const cause = `the guest on KVM: ${seen.text}; the bare machine: ${expected.text}`;
       this.differs(ordinal, op, lo, hi, cause, `register write: expected ${expected.shape}, on KVM ${seen.shape}`);
       return;
     }
     this.compareRegisters(ordinal, op, lo, hi, GUESTS_REGISTERS);
     this.answerQuestions(ordinal, op, lo, hi);
+  }
+
+  /** Refused on one of the machines only, lawfully: from here on the guest on KVM has the registers of the other. */
+  private isExplainedWrite(op: number, value: number): boolean {
+    const { guest, bare } = this;
+    const explanation = this.explanations.explainWrite(op, value, this.seen, this.expected);
+    switch (explanation.kind) {
+      case 'none':
+        return false;
+      case 'undetermined':
+        this.undetermined++;
+        break;
+      case 'legal':
+        for (const entry of explanation.by) this.count(entry);
+        break;
+      default:
+        this.stale++;
+    }
+    for (const register of [...GUESTS_REGISTERS, ...PDPTES]) {
+      const [lo, hi] = [bare.registers[2 * register]!, bare.registers[2 * register + 1]!];
+      const differs = guest.registers[2 * register] !== lo || guest.registers[2 * register + 1] !== hi;
+      if (differs) guest.setRegister(register, lo, hi);
+    }
+    return true;
   }
 
   private compareRegisters(ordinal: number, op: number, lo: number, hi: number, which: readonly number[]): void {

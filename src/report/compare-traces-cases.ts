@@ -3,10 +3,19 @@
 import type { DifferenceClass } from '../compare/trace-classes.ts';
 import type { Observed } from '../compare/trace-events.ts';
 import type { TraceStep } from '../compare/trace-steps.ts';
+import type { Row } from '../replay/result.ts';
 import type { TraceHeader } from '../trace/header.ts';
-import { classTitle, sideText, type TracesReport, tracesLines } from './compare-traces-text.ts';
+import {
+  classesText,
+  classTitle,
+  sideText,
+  stepLine,
+  type TraceFacts,
+  type TracesReport,
+  tracesLines,
+} from './compare-traces-text.ts';
 import { plainLine, reportLine, reportRegisters } from './lines.ts';
-import { placeOf, unpainted } from './replay-cases.ts';
+import { labelledWalks, placeOf, unpainted } from './replay-cases.ts';
 import { ContextTracker, translationName } from './row-context.ts';
 import type { ReportCase, ReportDifference, ReportPlace } from './run.ts';
 import { counted } from './table.ts';
@@ -22,18 +31,30 @@ function linesOf(step: TraceStep | undefined, rows: Observed | undefined, header
   return rows === undefined ? [stimulus] : [stimulus, reportLine(rows, context)];
 }
 
-function differenceOf(each: DifferenceClass, { a, b }: TracesReport): ReportDifference {
+/** `drawn`: steps whose walks stand with a class before this one. */
+function differenceOf(each: DifferenceClass, { a, b }: TracesReport, drawn: Set<string>): ReportDifference {
   const { first, count, doing } = each;
   const step = first.a ?? first.b;
   const header = first.a === undefined ? b.header : a.header;
   const registers = step?.columns.registers;
+  const mode = registers === undefined ? '' : translationName(registers);
+  const walksOf = (label: string, of: TraceStep | undefined, rows: readonly Row[], facts: TraceFacts) => {
+    if (of === undefined || rows.length === 0) return [];
+    const { context } = new ContextTracker(facts.header, of.columns.registers);
+    return labelledWalks(label, rows, context, stepLine(of, facts.header), translationName(of.columns.registers));
+  };
+  const steps = `${first.segment} ${first.a?.step} ${first.b?.step}`;
+  const walks = drawn.has(steps)
+    ? []
+    : [...walksOf('A', first.a, first.walkA, a), ...walksOf('B', first.b, first.walkB, b)];
+  drawn.add(steps);
   const inB = first.b === undefined ? '' : first.a === undefined ? 'step of B' : `step ${first.b.step} of B`;
   return {
     step: step?.step,
     where: [placeOf(undefined, step?.columns.lineOf(step.at)), inB].filter((part) => part !== '').join(', '),
     judgement: `${counted(count, 'time')}, by ${doing === 'kvm' ? 'KVM' : `the ${doing}`}`,
     stimulus: '',
-    mode: registers === undefined ? '' : translationName(registers),
+    mode,
     cause: classTitle(each),
     group: each.subject,
     labels: ['A', 'B'],
@@ -45,7 +66,7 @@ function differenceOf(each: DifferenceClass, { a, b }: TracesReport): ReportDiff
       },
     ],
     registers: registers === undefined ? [] : reportRegisters(registers, new ContextTracker(header, registers).context),
-    walks: [],
+    walks,
     text: [
       classTitle(each),
       ...(first.a === undefined ? [] : [`  A ${sideText(first.a, first.rowsA, a.header)}`]),
@@ -59,6 +80,7 @@ export function tracesCase(report: TracesReport, compared: boolean, isEqual: boo
   const { a, b, result } = report;
   const { steps, events, classes, differences } = result;
   const first = classes[0];
+  const drawn = new Set<string>();
   const reason = !compared ? 'nothing was compared' : first === undefined ? 'the segments differ' : classTitle(first);
   return {
     file: `${a.path} ↔ ${b.path}`,
@@ -72,7 +94,17 @@ export function tracesCase(report: TracesReport, compared: boolean, isEqual: boo
     seconds,
     receipt: tracesLines(report, 0, unpainted),
     differing: differences,
-    differences: classes.slice(0, MAXIMUM_CLASSES).map((each) => differenceOf(each, report)),
-    groups: [],
+    differences: classes.slice(0, MAXIMUM_CLASSES).map((each) => differenceOf(each, report, drawn)),
+    rest:
+      classes.length > MAXIMUM_CLASSES
+        ? `The first of each class, of the ${MAXIMUM_CLASSES} most frequent; ${classesText(classes.length - MAXIMUM_CLASSES)} more, all in --json.`
+        : differences > classes.length
+          ? 'The first of each class; the table below counts them.'
+          : '',
+    groups: classes.map((each) => ({
+      group: classTitle(each),
+      count: each.count,
+      first: (each.first.a ?? each.first.b)?.step ?? 0,
+    })),
   };
 }

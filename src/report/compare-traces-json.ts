@@ -3,7 +3,7 @@
 import type { DifferenceClass } from '../compare/trace-classes.ts';
 import type { Observed } from '../compare/trace-events.ts';
 import type { TraceStep } from '../compare/trace-steps.ts';
-import { classTitle, sideText, type TraceFacts, type TracesReport } from './compare-traces-text.ts';
+import { classTitle, type Sides, sideText, type TraceFacts, type TracesReport } from './compare-traces-text.ts';
 
 function sideObject(step: TraceStep | undefined, rows: Observed | undefined, { header }: TraceFacts): object | null {
   if (step === undefined) return null;
@@ -17,7 +17,7 @@ function sideObject(step: TraceStep | undefined, rows: Observed | undefined, { h
   };
 }
 
-function classObject(each: DifferenceClass, { a, b }: TracesReport): object {
+export function classObject(each: DifferenceClass, { a, b }: Sides): object {
   const { doing, subject, kind, change, count, companions, events, first } = each;
   return {
     title: classTitle(each),

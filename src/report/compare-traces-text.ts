@@ -1,10 +1,10 @@
 /** What `rewalk compare` found between two traces, as text: a table of classes, then the first of each, in few lines. */
 
 import type { DifferenceClass, FirstDifference } from '../compare/trace-classes.ts';
-import type { Observed } from '../compare/trace-events.ts';
+import type { EventCounts, Observed } from '../compare/trace-events.ts';
 import type { HeaderChange } from '../compare/trace-headers.ts';
 import type { TraceStep } from '../compare/trace-steps.ts';
-import type { TracesResult } from '../compare/traces.ts';
+import type { StepCounts, TracesResult } from '../compare/traces.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { escapeControls } from './escape.ts';
 import { reportLine } from './lines.ts';
@@ -21,9 +21,10 @@ export interface TraceFacts {
   readonly steps: number;
 }
 
-export interface TracesReport {
-  readonly a: TraceFacts;
-  readonly b: TraceFacts;
+/** Both, as the report names them. */
+export type Sides = Readonly<Record<'a' | 'b', TraceFacts>>;
+
+export interface TracesReport extends Sides {
   readonly headers: readonly HeaderChange[];
   /** Kinds of observation that one recorder could not see. */
   readonly notCompared: readonly string[];
@@ -38,9 +39,9 @@ const TABLE_ROWS = 22;
 const HEADER_CHANGES = 6;
 const TITLE_WIDTH = 100;
 const VALUE_WIDTH = 40;
-const NAMES_OF_DOING = { guest: 'guest', host: 'host', kvm: 'KVM' } as const;
+export const NAMES_OF_DOING = { guest: 'guest', host: 'host', kvm: 'KVM' } as const;
 
-function cut(text: string, width: number): string {
+export function cut(text: string, width: number): string {
   return text.length > width ? `${text.slice(0, width - 1)}…` : text;
 }
 
@@ -69,16 +70,18 @@ function headLines({ a, b, headers, notCompared, oneSided, result }: TracesRepor
   if (notCompared.length > 0) rows.push(['skipped', `only one recorder could see: ${notCompared.join(', ')}`]);
   if (oneSided.length > 0)
     rows.push(['absent', `from one of the two, switched off or never met: ${oneSided.join(', ')}`]);
-  const by = marks === 0 ? 'by content' : `${counted(marks, 'mark')} of the guest among them`;
-  rows.push([
-    'steps',
-    `${countText(steps.both)} in both (${by}), ${countText(steps.differ)} of which differ; ${countText(steps.onlyA)} only in A, ${countText(steps.onlyB)} only in B`,
-  ]);
-  rows.push([
-    'events',
-    `${countText(events.equal)} equal, ${countText(events.differ)} differ, ${countText(events.moved)} in another order; ${countText(events.onlyA)} only in A, ${countText(events.onlyB)} only in B`,
-  ]);
+  rows.push(['steps', stepsText(steps, marks)], ['events', eventsText(events)]);
   return tableLines(rows);
+}
+
+/** How many stand side by side. `marks`: notes of the guest among them. */
+export function stepsText(steps: StepCounts, marks: number): string {
+  const by = marks === 0 ? 'by content' : `${counted(marks, 'mark')} of the guest among them`;
+  return `${countText(steps.both)} in both (${by}), ${countText(steps.differ)} of which differ; ${countText(steps.onlyA)} only in A, ${countText(steps.onlyB)} only in B`;
+}
+
+export function eventsText(events: EventCounts): string {
+  return `${countText(events.equal)} equal, ${countText(events.differ)} differ, ${countText(events.moved)} in another order; ${countText(events.onlyA)} only in A, ${countText(events.onlyB)} only in B`;
 }
 
 /** `set-spte, spte: a 1 → 0 (bit 8)`, `exit P|W only in A`. */
@@ -88,8 +91,13 @@ export function classTitle({ subject, kind, change }: Pick<DifferenceClass, 'sub
   return `${subject} only in ${kind === 'only-a' ? 'A' : 'B'}`;
 }
 
+/** `1 class`, `12 more classes`. */
+export function classesText(count: number, which = ''): string {
+  return `${countText(count)} ${which}${count === 1 ? 'class' : 'classes'}`;
+}
+
 /** The same with what comes along, no longer than a table can have. */
-function tableTitle(each: DifferenceClass): string {
+export function tableTitle(each: Omit<DifferenceClass, 'count'>): string {
   const { companions, events } = each;
   const along = [
     events === 0 ? '' : counted(events, 'event'),
@@ -100,7 +108,7 @@ function tableTitle(each: DifferenceClass): string {
   return along.length === 0 ? shown : `${shown} (with ${along.join(' and ')})`;
 }
 
-function placeText(step: TraceStep | undefined, { segment }: FirstDifference): string {
+export function placeText(step: TraceStep | undefined, { segment }: FirstDifference): string {
   if (step === undefined) return '-';
   const vcpu = step.vcpu === 0 ? '' : `, vCPU ${step.vcpu}`;
   return `${segment === 0 ? '' : `segment ${segment}, `}step ${step.step}${vcpu}`;
@@ -119,14 +127,13 @@ function classTable(classes: readonly DifferenceClass[], beyond: number): string
   const rest = classes.slice(TABLE_ROWS);
   const further = rest.reduce((sum, { count }) => sum + count, 0) + beyond;
   if (further > 0) {
-    lines.push(
-      `  and ${counted(further, 'difference')} of ${counted(rest.length, 'further class').replace('classs', 'classes')}, all in --json`,
-    );
+    lines.push(`  and ${counted(further, 'difference')} of ${classesText(rest.length, 'further ')}, all in --json`);
   }
   return lines;
 }
 
-function textOfStep(step: TraceStep, header: TraceHeader): string {
+/** A step in one line, without where it stands. */
+export function stepLine(step: TraceStep, header: TraceHeader): string {
   const { op, address, operand, stimuli } = step.columns;
   const i = 2 * step.at;
   const context = contextOf(header, step);
@@ -137,26 +144,16 @@ function textOfStep(step: TraceStep, header: TraceHeader): string {
 export function sideText(step: TraceStep, rows: Observed | undefined, header: TraceHeader): string {
   const line = step.columns.lineOf(step.at);
   const at = `step ${step.step}${line === undefined ? '' : ` (line ${line})`}`;
-  const stimulus = textOfStep(step, header);
+  const stimulus = stepLine(step, header);
   if (rows === undefined) return `${at}  ${stimulus}`;
   return `${at}  ${reportLine(rows, contextOf(header, step)).text}  in: ${stimulus}`;
 }
 
-/** The first of a class: its title, then what either side has there. */
-function firstLines(each: DifferenceClass, number: number, { a, b }: TracesReport, paint: PaintText): string[] {
-  const { first } = each;
-  const lines = [paint('bold', `${number}. ${classTitle(each)}`)];
-  const side = (
-    name: 'A' | 'B',
-    step: TraceStep | undefined,
-    rows: Observed | undefined,
-    { header }: TraceFacts,
-  ): void => {
-    if (step === undefined || each.kind === (name === 'A' ? 'only-b' : 'only-a')) return;
-    lines.push(`   ${name} ${sideText(step, rows, header)}`);
-  };
-  side('A', first.a, first.rowsA, a);
-  side('B', first.b, first.rowsB, b);
+/** What either side has at the first difference of a class. */
+export function sideLines({ kind, first }: Pick<DifferenceClass, 'kind' | 'first'>, { a, b }: Sides): string[] {
+  const lines: string[] = [];
+  if (first.a !== undefined && kind !== 'only-b') lines.push(`   A ${sideText(first.a, first.rowsA, a.header)}`);
+  if (first.b !== undefined && kind !== 'only-a') lines.push(`   B ${sideText(first.b, first.rowsB, b.header)}`);
   return lines;
 }
 
@@ -178,16 +175,14 @@ export function tracesLines(report: TracesReport, full: number | undefined, pain
   if (classes.length > 0) lines.push('', ...classTable(classes, beyond), '');
   let told = 0;
   for (const each of classes) {
-    const next = firstLines(each, told + 1, report, paint);
+    const next = [paint('bold', `${told + 1}. ${classTitle(each)}`), ...sideLines(each, report)];
     // Two lines are kept: for what is not told, and for the verdict.
     if (full === undefined ? lines.length + next.length > LINES - 2 : told >= full) break;
     lines.push(...next);
     told++;
   }
   if (told < classes.length) {
-    lines.push(
-      `   (the first of ${counted(classes.length - told, 'more class').replace('classs', 'classes')}: --max-diffs ${classes.length})`,
-    );
+    lines.push(`   (the first of ${classesText(classes.length - told, 'more ')}: --max-diffs ${classes.length})`);
   }
   lines.push(tracesVerdict(report, paint));
   return lines;

@@ -91,6 +91,8 @@ export interface ReportCase {
   /** Everything that differs, and the first of it in full. */
   readonly differing: number;
   readonly differences: readonly ReportDifference[];
+  /** What is said of those that are not in full, where more of them cannot be asked for; empty: nothing. */
+  readonly rest?: string;
   readonly groups: readonly ReportGroup[];
   /** Left out where nobody asked for it. */
   readonly timeline?: Timeline;

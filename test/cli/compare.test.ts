@@ -85,6 +85,20 @@ describe('one trace', () => {
     expect(stdout).toMatch(/compared: 9 steps, 3 rows\n/);
   });
 
+  test('whose L2 a KVM without TDP cannot run: not modelled, as in a replay, unless that is allowed', async () => {
+    const argv = ['--tdp', 'on', '--tdp', 'off', 'traces/mutants/m60-translates-in-guest-mode.rwt'];
+    const nested = ['--tdp', 'on', '--tdp', 'off', 'traces/mutants/m23-ept-read-implied.rwt'];
+    const { status, stdout } = await rewalk('compare', ...nested);
+    expect(status).toBe(4);
+    expect(stdout).toMatch(/^not modelled by one side or both: \d+ nested-tdp-without-tdp$/m);
+    expect(stdout).not.toContain('documented difference');
+    expect((await rewalk('compare', ...argv)).status).toBe(0);
+    const allowed = await rewalk('compare', '--allow-unmodelled', 'nested-tdp-without-tdp', ...argv, nested.at(-1)!);
+    expect([allowed.status, allowed.stderr]).toEqual([0, '']);
+    const { stderr } = await rewalk('compare', '--allow-unmodelled', 'nested-tdp', ...argv);
+    expect(stderr).toContain('did you mean nested-tdp-without-tdp?');
+  });
+
   test('from a pipe is no file', async () => {
     expect(await refused(...WIRINGS, '-', '-')).toContain('standard input (-) can be read only once');
   });

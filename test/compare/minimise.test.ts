@@ -3,31 +3,21 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import type { GivenMachines } from '../../src/compare/sides.ts';
 import { OBS_KIND_MASK, Obs } from '../../src/formats/observation.ts';
 import { openTrace } from '../../src/trace/text/either-form.ts';
 import { folder, minimised, mutantAgainstClean, REPLAY, replayed, TRACES, written } from './minimised.ts';
 
-const KVM: Partial<GivenMachines> = { machine: ['kvm'] };
-
-/** Of every kind: KVM's exits, a guest alone, a guest's guest, expectations that nothing shows, a pair of steps. */
-const CASES: readonly (readonly [mutant: string, trace: string, common: Partial<GivenMachines>, atMost: number])[] = [
-  ['m01-inherited-permissions', 'mutants/m01-inherited-permissions', {}, 7],
-  ['m36-pdptes-unchecked', 'mutants/m36-pdptes-unchecked', {}, 4],
-  ['m38-guest-mode-not-in-role', 'mutants/m38-guest-mode-not-in-role', {}, 4],
-  ['m14-old-wp', 'mutants/m14-old-wp', { ...KVM, tdp: [true] }, 6],
-  ['m57-accessed-before-rights', 'mutants/m57-accessed-before-rights', { ...KVM, tdp: [false] }, 5],
-  ['m28-eptp-switch-keeps-ad', 'mutants/m28-eptp-switch-keeps-ad', { ...KVM, tdp: [true] }, 8],
-  ['m51-invvpid-any-address', 'mutants/m51-invvpid-any-address', {}, 8],
-  ['m44-pcide-keeps-roots', 'kvmmmu/ept0_g64', {}, 6],
-  ['m57-accessed-before-rights', 'kvmmmu/ept0_pse', {}, 10],
-  ['m17-smap-not-in-role', 'kvmmmu/a_npt1', {}, 20],
+/** Recordings that nobody made for a mutant: thousands of steps. */
+const CASES: readonly (readonly [mutant: string, trace: string, atMost: number])[] = [
+  ['m44-pcide-keeps-roots', 'kvmmmu/ept0_g64', 3],
+  ['m57-accessed-before-rights', 'kvmmmu/ept0_pse', 4],
+  ['m17-smap-not-in-role', 'kvmmmu/a_npt1', 15],
 ];
 
-describe.each(CASES)('%s, from %s', (mutant, trace, common, atMost) => {
+describe.each(CASES)('%s, from %s', (mutant, trace, atMost) => {
   const path = join(TRACES, `${trace}.rwt`);
   test.runIf(existsSync(path))(`is told from a clean machine in at most ${atMost} steps`, () => {
-    const wanted = mutantAgainstClean(mutant, common);
+    const wanted = mutantAgainstClean(mutant);
     const found = minimised(path, wanted);
     expect(found.columns.stepCount).toBeLessThanOrEqual(atMost);
     expect([found.kind, found.finished]).toEqual(['pair', true]);
@@ -135,11 +125,10 @@ test('--step: the class of that step, whatever comes before it', () => {
 
 test('notes are left out, page images hold only what matters', () => {
   const found = minimised(join(TRACES, 'kvmmmu/ept1_g64.rwt'), mutantAgainstClean('m15-wp-toggle-without-init'));
-  for (const { columns } of [found]) {
-    expect(columns.stimuli.filter(({ kind }) => kind === 'note')).toEqual([]);
-    for (const each of columns.stimuli) {
-      if (each.kind === 'page-image') expect(each.words.filter((word) => word !== 0).length).toBeLessThan(8);
-    }
+  const { stimuli } = found.columns;
+  expect(stimuli.filter(({ kind }) => kind === 'note')).toEqual([]);
+  for (const each of stimuli) {
+    if (each.kind === 'page-image') expect(each.words.filter((word) => word !== 0).length).toBeLessThan(8);
   }
   expect(found.steps.after).toBeLessThanOrEqual(20);
   const path = written(found, 'm15');

@@ -25,7 +25,12 @@ export const REPLAY: Wanted = { sides: undefined, machine: {}, scope: undefined,
 /** A clean machine against one with the mutant. */
 export function mutantAgainstClean(name: string, common: Partial<GivenMachines> = {}): Wanted {
   const { number } = MUTANTS.find((each) => each.name === name)!;
-  return { ...REPLAY, sides: sidesOf({ ...NONE, ...common, mutant: [[number]] }) };
+  return mutantsAgainstClean([number], common);
+}
+
+/** The same with several mutants on one machine, by number. */
+export function mutantsAgainstClean(numbers: readonly number[], common: Partial<GivenMachines>): Wanted {
+  return { ...REPLAY, sides: sidesOf({ ...NONE, ...common, mutant: [numbers] }) };
 }
 
 /** To the end, whatever it takes, or after so many trials. */

@@ -1,13 +1,9 @@
 /** For every historical bug: where the machine with it parts from a clean one, and a sentence that names the mechanism. */
 
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import type { Explanation } from '../../src/replay/explanation.ts';
 import { rewalk } from '../cli/cli.ts';
-
-const HERE = fileURLToPath(new URL('../../traces/mutants/', import.meta.url));
+import { MUTANT_ROWS } from '../corpus/mutant-table.ts';
 
 /** What the cause has to speak of. No word of it comes from the list of mutants. */
 const MECHANISM: Readonly<Record<string, RegExp>> = {
@@ -76,32 +72,20 @@ const MECHANISM: Readonly<Record<string, RegExp>> = {
   'm62-xu-presence': /the walk counts the entry as present, and as misconfigured; the rule: .*bit 10 does not count/,
 };
 
-interface Case {
-  readonly name: string;
-  readonly options: readonly string[];
-  readonly mutants: string;
-  readonly step: number;
-}
-
-const CASES: readonly Case[] = readFileSync(join(HERE, 'README.md'), 'utf8')
-  .split('\n')
-  .map((line) => /^\| `(m[^`]+)` \| (?:`(--[^`]+)`)? *\| (\d+) \|/.exec(line))
-  .filter((found) => found !== null)
-  .map(([, name = '', options, step]) => ({
-    name,
-    options: options === undefined ? [] : options.split(' '),
-    mutants: [...name.matchAll(/(m\d\db?)-/g)].map(([, row]) => row).join(','),
-    step: Number(step),
-  }));
-
 test('every bug of the corpus has its mechanism here', () => {
-  expect(CASES.map(({ name }) => name).sort()).toEqual(Object.keys(MECHANISM).sort());
+  expect(MUTANT_ROWS.map(({ name }) => name).sort()).toEqual(Object.keys(MECHANISM).sort());
 });
 
-describe.each(CASES)('$name', ({ name, options, mutants, step }) => {
+describe.each(MUTANT_ROWS)('$name', ({ name, trace, options, mutants, step }) => {
   test('is explained', async () => {
-    const asked = `${join(HERE, `${name}.rwt`)}@first`;
-    const { status, stdout, stderr } = await rewalk('explain', asked, '--mutant', mutants, '--json', ...options);
+    const { status, stdout, stderr } = await rewalk(
+      'explain',
+      `${trace}@first`,
+      '--mutant',
+      mutants,
+      '--json',
+      ...options,
+    );
     expect([status, stderr]).toEqual([1, '']);
     const { step: explained, cause, parting } = JSON.parse(stdout) as Explanation;
     expect(explained.ordinal).toBe(step);

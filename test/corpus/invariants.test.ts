@@ -11,7 +11,7 @@ import { type InvariantFinding, KvmMachine } from '../../src/machine/kvm/machine
 import { Mutant } from '../../src/mmu/mutants.ts';
 import { openTrace } from '../../src/trace/text/either-form.ts';
 
-const DEFAULT_STEPS = 1500;
+const DEFAULT_STEPS = 800;
 const STEPS = Number(process.env['REWALK_STEPS'] ?? DEFAULT_STEPS);
 const TRACES = new URL('../../traces/', import.meta.url).pathname;
 const MACHINES: readonly [string, Partial<KvmConfig>][] = [
@@ -73,7 +73,7 @@ describe.each(MACHINES)('%s', (_, config) => {
 
 test('a mutant breaks them, and the step says where', () => {
   const file = join(TRACES, 'walklog', 'access-4level.rwt');
-  const found = findings(file, { tdp: false }, DEFAULT_STEPS, [Mutant.INHERITED_PERMISSIONS]);
+  const found = findings(file, { tdp: false }, 1500, [Mutant.INHERITED_PERMISSIONS]);
   expect(found.length).toBeGreaterThan(0);
   expect(found[0]!.sentence).toContain('leads to a table with other rights');
   expect(found[0]!.step).toBeGreaterThan(0);

@@ -11,9 +11,9 @@ import type { MachineChoice } from '../../src/replay/machines.ts';
 import { ReplaySession } from '../../src/replay/session.ts';
 import { openTrace } from '../../src/trace/text/either-form.ts';
 import { folder, rewalk } from '../cli/cli.ts';
+import { MUTANT_CASES as CASES, HERE } from './mutant-cases.ts';
 
 const TRACES = fileURLToPath(new URL('../../traces/', import.meta.url));
-const HERE = join(TRACES, 'mutants');
 
 interface Outcome {
   readonly verdict: string;
@@ -34,37 +34,6 @@ function replayed(trace: string, machine: MachineChoice, to?: number): Outcome {
   const steps = [...divergences, ...guestDifferences].map(({ step }) => step);
   return { verdict, step: steps.length === 0 ? undefined : Math.min(...steps) };
 }
-
-interface Case {
-  readonly name: string;
-  readonly mutants: readonly number[];
-  /** Undefined: a recording of KVM's own, replayed as it is. */
-  readonly machine: MachineChoice;
-  readonly step: number;
-}
-
-/** `--tdp on --profile 7.3 --wiring gva-walk`, as the table has it. */
-function machineOf(options: string): MachineChoice {
-  const value = (name: string): string | undefined => new RegExp(`--${name} (\\S+)`).exec(options)?.[1];
-  const tdp = value('tdp');
-  return {
-    machine: 'kvm',
-    tdp: tdp === undefined ? undefined : tdp === 'on',
-    profile: value('profile') as MachineChoice['profile'],
-    wiring: value('wiring') as MachineChoice['wiring'],
-  };
-}
-
-const CASES: readonly Case[] = readFileSync(join(HERE, 'README.md'), 'utf8')
-  .split('\n')
-  .map((line) => /^\| `(m[^`]+)` \| (?:`(--[^`]+)`)? *\| (\d+) \|/.exec(line))
-  .filter((found) => found !== null)
-  .map(([, name = '', options, step]) => ({
-    name,
-    mutants: [...name.matchAll(/m(\d\d)(b?)-/g)].map(([, row, b]) => Number(row) + (b === 'b' ? 100 : 0)),
-    machine: options === undefined ? {} : machineOf(options),
-    step: Number(step),
-  }));
 
 const MACHINES: readonly MachineChoice[] = [
   { machine: 'bare' },

@@ -235,6 +235,36 @@ describe.each(PROFILES)('page-modification log, %s', (profile) => {
     expect(rig.injected()).toBe('nothing');
   });
 
+  test('once full it stays so until L1 is told, whatever L1 makes of the log', () => {
+    const rig = logging(0xffff);
+    const write = (): void => {
+      rig.base.put(0x103, 9, 0x9000 + clean);
+      hardwareFault(rig, 'ept-violation', 0x9678, W, 0x182, 0);
+    };
+    // A walk of the emulator's, of whose failure nobody hears.
+    expect(rig.vcpu.tdpWalk.writeLogDirty!(0x9678, 0)).toBe(false);
+    rig.set(Reg.PML_INDEX, 5);
+    expect(rig.vcpu.tdpWalk.writeLogDirty!(0x9678, 0)).toBe(false);
+    write();
+    expect([rig.injected(), rig.vcpu.registers[2 * Reg.PML_INDEX]]).toEqual(['pml full 9678 info 0', 5]);
+    write();
+    expect([rig.injected(), rig.vcpu.registers[2 * Reg.PML_INDEX]]).toEqual(['nothing', 4]);
+  });
+
+  test('it is told with the next exit because of EPT, if L1 has been in between, and has no log any more', () => {
+    const rig = logging(0xffff);
+    rig.vcpu.tdpWalk.writeLogDirty!(0x9678, 0);
+    rig.leave();
+    rig.vmEntry(EPTP_AD, 5, { [Reg.SECONDARY_CONTROLS]: SECONDARY_EPT | SECONDARY_VPID });
+    rig.serve();
+    rig.base.put(0x103, 10, 0);
+    const read = profile === '6.1' ? U : 0;
+    hardwareFault(rig, 'ept-violation', 0xa678, read, 0x181, 0);
+    expect(rig.injected()).toBe('pml full a678 info 0');
+    hardwareFault(rig, 'ept-violation', 0xa678, read, 0x181, 0);
+    expect(rig.injected()).toBe('ept violation a678 info 181');
+  });
+
   test('what cannot be written is not logged', () => {
     const rig = logging(3);
     rig.set(Reg.PML_ADDRESS, 0, 0x10);

@@ -226,4 +226,18 @@ describe('L2 in PAE mode without nested paging', () => {
     rig.leave();
     expect(rig.vcpu.gvaWalk.rootLevel).toBe(4);
   });
+
+  test('a failed entry leaves what it asked for to L1', () => {
+    const rig = vmx();
+    rig.base.put(0x30, 0, 0x31_007);
+    rig.serve();
+    rig.takeTold();
+    // A VPID that was not seen before: its translations are to go.
+    const pae = { [Reg.CR4]: CR4_PAE, [Reg.EFER]: EFER_NXE, [Reg.CR3]: 0x3_0000 };
+    expect(rig.vmEntry(0, 7, pae)).toBe(false);
+    rig.leave();
+    expect(rig.requests()).toContain('TLB_FLUSH_GUEST');
+    rig.serve();
+    expect(rig.takeTold().filter((text) => /flush guest|tag/.test(text))).toEqual(['tag 2', 'tag 1', 'flush guest']);
+  });
 });

@@ -30,9 +30,11 @@ export function withRows(columns: StepColumns, edits: ReadonlyMap<number, readon
   });
   const pairs = (column: Uint32Array): Uint32Array => {
     const out = new Uint32Array(2 * order.length);
-    order.forEach((from, to) => {
-      out.set(column.subarray(2 * from, 2 * from + 2), 2 * to);
-    });
+    for (let to = 0; to < order.length; to++) {
+      const from = order[to]!;
+      out[2 * to] = column[2 * from]!;
+      out[2 * to + 1] = column[2 * from + 1]!;
+    }
     return out;
   };
   return {

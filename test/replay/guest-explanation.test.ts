@@ -5,7 +5,7 @@ import { fromBigInt } from '../../src/bits/word64.ts';
 import { defaultKvmConfig } from '../../src/formats/kvm-config.ts';
 import { Reg } from '../../src/formats/registers.ts';
 import { ACCESS_TYPE_SHIFT, ACCESS_WALKED, AccessType, StepKind } from '../../src/formats/step.ts';
-import { GuestExplanations } from '../../src/replay/guest-explanation.ts';
+import { GuestExplanations, underKvm } from '../../src/replay/guest-explanation.ts';
 import { GuestOutcome } from '../../src/replay/guest-outcome.ts';
 import {
   CR0_PAGING,
@@ -82,7 +82,7 @@ function avoids({ vendor, entry, dirty, clean, enter }: Stage, type: number, fla
     defaultKvmConfig({ vendor }),
     machine,
     machine.history,
-    () => true,
+    underKvm(machine),
   );
   rig.set(Reg.CR4, CR4_PAE | CR4_PGE);
   rig.hold(entry, clean);

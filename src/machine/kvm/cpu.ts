@@ -1,7 +1,14 @@
 /** One vCPU of the machine with an emulated KVM: its processor, what KVM keeps for it, and the steps that are its own. */
 
 import type { KvmConfig } from '../../formats/kvm-config.ts';
-import { ACCESS_SOFTWARE, STEP_KIND_MASK, StepKind } from '../../formats/step.ts';
+import { NotModelled } from '../../formats/observation.ts';
+import {
+  ACCESS_SOFTWARE,
+  STEP_KIND_MASK,
+  STEP_REGISTER_MASK,
+  STEP_REGISTER_SHIFT,
+  StepKind,
+} from '../../formats/step.ts';
 import { FaultHandler } from '../../mmu/fault-handler.ts';
 import type { ShadowPages } from '../../mmu/pages.ts';
 import type { TdpMmu } from '../../mmu/tdp-mmu.ts';
@@ -137,6 +144,7 @@ export class KvmCpu {
   apply(op: number, addressLo: number, addressHi: number, operandLo: number, operandHi: number): boolean {
     const { guestRegisters, exits, accesses, transitions } = this;
     if ((op & STEP_KIND_MASK) !== StepKind.NESTED_ENTRY) this.settle();
+    if (transitions.refused && this.applyRefused(op, addressLo, addressHi, operandLo, operandHi)) return true;
     switch (op & STEP_KIND_MASK) {
       case StepKind.ACCESS:
         accesses.access(op, addressLo, addressHi);
@@ -167,17 +175,38 @@ export class KvmCpu {
         transitions.leave();
         return true;
       case StepKind.FAULT_EXIT:
-        exits.faultExit(op, addressLo, addressHi, operandLo, operandHi);
+        if (!accesses.isBeyondModel()) exits.faultExit(op, addressLo, addressHi, operandLo, operandHi);
         return true;
       case StepKind.VM_ENTRY:
         exits.entry();
         return true;
       case StepKind.SOFTWARE_WALK:
-        exits.softwareWalk(op, addressLo, addressHi, operandLo);
+        if (!accesses.isBeyondModel()) exits.softwareWalk(op, addressLo, addressHi, operandLo);
         return true;
       default:
         return false;
     }
+  }
+
+  /** A step of an L2 that was never entered: only its exit says whether the trace knows that. False: an entry. */
+  private applyRefused(
+    op: number,
+    addressLo: number,
+    addressHi: number,
+    operandLo: number,
+    operandHi: number,
+  ): boolean {
+    const { transitions, accesses, exits } = this;
+    const kind = op & STEP_KIND_MASK;
+    if (kind === StepKind.NESTED_ENTRY) return false;
+    if (kind === StepKind.REGISTER_WRITE) {
+      this.processor.setRegister((op >>> STEP_REGISTER_SHIFT) & STEP_REGISTER_MASK, operandLo, operandHi);
+    }
+    const exit = kind === StepKind.NESTED_EXIT;
+    if (exit) transitions.leave();
+    if (exit && operandLo >>> 31 !== 0) exits.nestedExit(operandLo, addressLo, addressHi);
+    else accesses.notModelled(NotModelled.REFUSED_ENTRY);
+    return true;
   }
 
   takeReflected(reflected: boolean): void {
@@ -185,7 +214,8 @@ export class KvmCpu {
   }
 
   serves(op: number, lo: number, hi: number): boolean {
+    const { transitions } = this;
     if (this.vcpu.requests !== 0 || this.guestRegisters.given || (op & ACCESS_SOFTWARE) !== 0) return false;
-    return !this.transitions.pending && this.processor.serves(op, lo, hi);
+    return !transitions.pending && !transitions.refused && this.processor.serves(op, lo, hi);
   }
 }

@@ -11,7 +11,6 @@ import {
   OBS_VECTOR_SHIFT,
   Obs,
 } from '../../formats/observation.ts';
-import { GuestMode, NESTED_NP_ENABLE, Reg, SECONDARY_EPT } from '../../formats/registers.ts';
 import { ACCESS_AC, ACCESS_SOFTWARE } from '../../formats/step.ts';
 import { RetPf } from '../../mmu/fault.ts';
 import type { FaultHandler } from '../../mmu/fault-handler.ts';
@@ -21,6 +20,7 @@ import type { RowLog } from '../../paging/row-log.ts';
 import type { Emulator } from './emulator.ts';
 import type { FaultExits } from './fault-exits.ts';
 import { pushInjected } from './injected.ts';
+import { offersL2 } from './offered.ts';
 import { Outcome, type Processor } from './processor.ts';
 import type { RecordedExits } from './recorded-exits.ts';
 
@@ -116,20 +116,15 @@ export class GuestAccesses {
   }
 
   /** Logs that L2 is run in a way that KVM does not offer, if it is. */
-  private isBeyondModel(): boolean {
+  isBeyondModel(): boolean {
     const { vcpu } = this;
-    if (!vcpu.guestMode) return false;
-    const { registers } = vcpu;
-    const { config } = vcpu.pages;
-    const vmx = registers[2 * Reg.GUEST_MODE] === GuestMode.VMX;
-    const control = registers[2 * (vmx ? Reg.SECONDARY_CONTROLS : Reg.NESTED_CONTROL)]!;
-    const nestedTdp = (control & (vmx ? SECONDARY_EPT : NESTED_NP_ENABLE)) !== 0;
-    if (vmx === (config.vendor === 'intel') && (config.tdp || !nestedTdp)) return false;
+    if (!vcpu.guestMode || offersL2(vcpu.registers, vcpu.pages.config, vcpu.features.eptAdvancedInfo)) return false;
     this.notModelled(NotModelled.NESTED);
     return true;
   }
 
-  private notModelled(what: number): void {
+  /** Logs that the step needs something that the machine does not model: one of `NotModelled`. */
+  notModelled(what: number): void {
     this.log.push(Obs.NOT_MODELLED | (what << OBS_NOT_MODELLED_SHIFT), 0, 0, 0, 0);
   }
 

@@ -42,9 +42,14 @@ const VMX_EPT_MISCONFIG = 49;
 const VMX_FAILED_ENTRY = 0x8000_0000;
 const SVM_PAGE_FAULT = 0x4e;
 const SVM_NPF = 0x400;
-/** Events that KVM itself has for L1: external interrupt and INIT; INTR, NMI, SMI, INIT. The processor's own are the host's. */
+/** VMEXIT_INVALID: VMRUN failed. */
+const SVM_FAILED_ENTRY = 0xffff_ffff;
+/**
+ * Exits that KVM itself has for L1: external interrupt and INIT; INTR, NMI, SMI, INIT, a VMRUN that it refuses. The
+ * processor's own interrupts are the host's.
+ */
 const VMX_EVENTS: readonly number[] = [1, 3];
-const SVM_EVENTS: readonly number[] = [0x60, 0x61, 0x62, 0x63];
+const SVM_EVENTS: readonly number[] = [0x60, 0x61, 0x62, 0x63, SVM_FAILED_ENTRY];
 
 export interface RecordedExitsParts {
   readonly vcpu: Vcpu;
@@ -128,7 +133,7 @@ export class RecordedExits {
     const vmx = config.vendor === 'intel';
     const failedEntry = vmx && (reason & VMX_FAILED_ENTRY) !== 0;
     if (!this.reflected && !failedEntry) {
-      const ofProcessor = !(vmx ? VMX_EVENTS : SVM_EVENTS).includes(reason);
+      const ofProcessor = !(vmx ? VMX_EVENTS : SVM_EVENTS).includes(reason >>> 0);
       if (ofProcessor) trace.nestedVmexit(reason, infoLo, infoHi, 0, 0);
       trace.nestedVmexitInject(reason, infoLo, infoHi, 0, 0, 0, 0);
     }

@@ -6,6 +6,7 @@
 
 import { GuestMode, Reg } from '../../formats/registers.ts';
 import type { Nested } from '../../nested/nested.ts';
+import { refusesPdpteFields } from '../refused-entry.ts';
 import type { GuestRegisters } from './guest-registers.ts';
 import { REGISTER_WORDS } from './hardware.ts';
 import type { Processor } from './processor.ts';
@@ -43,6 +44,13 @@ export class Transitions {
   /** L2 has been left; what is set next says who runs. */
   private left = false;
   private controlsChanged = false;
+  /** A NESTED_ENTRY step is being made, or waits for the guest mode. */
+  private instruction = false;
+  /**
+   * L2's PDPTEs do not let it in, and the trace has it run all the same. Only where the trace has an instruction enter it:
+   * an L2 that is given, as by KVM_SET_NESTED_STATE, has PDPTEs that are given, too.
+   */
+  refused = false;
 
   constructor(nested: Nested, guestRegisters: GuestRegisters, processor: Processor, run: () => void) {
     this.registers = processor.registers;
@@ -97,6 +105,7 @@ export class Transitions {
   /** A NESTED_ENTRY step. Where the guest mode is given after it, entering has to wait for that. */
   enter(): void {
     this.setting = false;
+    this.instruction = true;
     if (!this.guestMode) return;
     if (this.nested.active) this.reenter();
     else this.enterFrom(this.before);
@@ -105,6 +114,8 @@ export class Transitions {
   /** A NESTED_EXIT step: who runs next is told by what follows. */
   leave(): void {
     this.left = this.nested.active;
+    this.instruction = false;
+    this.refused = false;
   }
 
   private move(): void {
@@ -125,8 +136,17 @@ export class Transitions {
     this.completeL1();
     this.guestRegisters.given = false;
     this.controlsChanged = false;
-    this.nested.enter(this.l1);
+    this.enterL2();
     this.processor.registersChanged();
+  }
+
+  private enterL2(): void {
+    const { nested, registers, instruction, guestRegisters, processor } = this;
+    this.instruction = false;
+    const loaded = nested.enter(this.l1);
+    const { maxphyaddr } = processor.hardware.features;
+    this.refused = instruction && (!loaded || refusesPdpteFields(registers, maxphyaddr));
+    if (!loaded && !instruction) guestRegisters.take();
   }
 
   /** SVM: what L1 runs with shapes its nested page tables, and is among L2's controls. */
@@ -142,6 +162,7 @@ export class Transitions {
     if (this.givenBefore) this.with(this.before, () => this.guestRegisters.take());
     this.guestRegisters.given = false;
     this.controlsChanged = false;
+    this.refused = false;
     this.nested.exit();
     this.processor.registersChanged();
   }

@@ -150,6 +150,8 @@ function groupsMarkup({ groups }: ReportCase): Markup {
 function caseMarkup(each: ReportCase, i: number, open: boolean): Markup {
   const { file, title, outcome, verdict, steps, compared, reason, differing, differences, groups, receipt } = each;
   const more = differing - differences.length;
+  const notInFull = `${counted(more, 'difference')} more not shown in full; --max-diffs shows more.`;
+  const { rest = more > 0 ? notInFull : '' } = each;
   const marks = [
     ...differences.flatMap(({ step }) => (step === undefined ? [] : [step])),
     ...groups.map(({ first }) => first),
@@ -160,9 +162,7 @@ function caseMarkup(each: ReportCase, i: number, open: boolean): Markup {
 <div class="body"><p class="dim">${title}</p>${
     differences.length === 0 && reason !== '' ? html`<p class="cause">${reason}</p>` : undefined
   }${each.timeline === undefined ? undefined : timelinePicture(each.timeline, marks)}${differences.map(differenceMarkup)}${
-    more > 0
-      ? html`<p class="dim">${counted(more, 'difference')} more not shown in full; --max-diffs shows more.</p>`
-      : undefined
+    rest === '' ? undefined : html`<p class="dim">${rest}</p>`
   }${groupsMarkup(each)}${receipt.length === 0 ? undefined : detailsMarkup('Receipt: what was compared', preMarkup(receipt))}</div></details>`;
 }
 

@@ -76,8 +76,16 @@ export class NestedBench {
   private readonly nested: boolean;
   private ordinal = 0;
 
-  /** `nested`: L1 has nested paging for L2; if not, L2's tables translate to L1's addresses. */
-  constructor(change: Partial<KvmConfig>, options: KvmMachineOptions = {}, nested = true) {
+  /**
+   * `nested`: L1 has nested paging for L2; if not, L2's tables translate to L1's addresses. `advanced`: the processor
+   * reports bits 11:9 of qualifications. 6.1 has none for L1, whatever the processor reports.
+   */
+  constructor(
+    change: Partial<KvmConfig>,
+    options: KvmMachineOptions = {},
+    nested = true,
+    advanced = change.profile === '7.3',
+  ) {
     const vendor = change.vendor ?? 'amd';
     const header: TraceHeader = {
       ...HEADER,
@@ -85,8 +93,7 @@ export class NestedBench {
         ...HEADER.processor,
         vendor,
         features: ['nx', 'pse36', 'pdpe1gb'],
-        // 6.1 has no bits 11:9 of qualifications for L1, whatever the processor reports.
-        eptVpidCap: { lo: change.profile === '7.3' ? EXECUTE_ONLY | ADVANCED_INFORMATION : EXECUTE_ONLY, hi: 0 },
+        eptVpidCap: { lo: advanced ? EXECUTE_ONLY | ADVANCED_INFORMATION : EXECUTE_ONLY, hi: 0 },
       },
     };
     this.vmx = vendor === 'intel';

@@ -5,11 +5,13 @@ import type { KvmConfig } from '../../../src/formats/kvm-config.ts';
 import {
   CR0_PE,
   CR0_PG,
+  CR4_LA57,
   CR4_PAE,
   EFER_NXE,
   EFER_SVME,
   Reg,
   SECONDARY_EPT,
+  SECONDARY_MBEC,
   SECONDARY_PML,
   SECONDARY_VPID,
 } from '../../../src/formats/registers.ts';
@@ -277,4 +279,67 @@ test('an L2 with nested paging above a KVM without TDP is not modelled', () => {
   const b = new NestedBench({ vendor: 'amd', tdp: false, tdpMmu: false });
   b.enter();
   expect(() => b.access(5 * PAGE)).toThrow(/nested/);
+});
+
+describe('an L2 that KVM does not offer is not modelled', () => {
+  const LA57 = [
+    [Reg.HOST_CR4, CR4_PAE | CR4_LA57],
+    [Reg.NCR3, 0x3_f000],
+  ] as const;
+  const npt5 = (tdpLevel: 4 | 5): NestedBench => {
+    const b = new NestedBench({ vendor: 'amd', tdpLevel });
+    b.store(0x3_f000, (NESTED_ROOT << 12) | 0x67);
+    b.enter(LA57);
+    return b;
+  };
+
+  test('NPT of five levels above four', () => {
+    const b = npt5(4);
+    expect(() => b.access(5 * PAGE)).toThrow(/nested/);
+    expect(b.kvm.log.count).toBe(1);
+    b.leave();
+    expect(b.access(5 * PAGE)).toBe('translated to 0x405000');
+  });
+
+  test('but above five it is', () => {
+    const b = npt5(5);
+    expect(b.access(5 * PAGE, { type: 'write' })).toBe('translated to 0x125000');
+    b.store(0x3_f000, (SECOND_ROOT << 12) | 0x67);
+    b.leave();
+    b.enter(LA57);
+    expect(b.access(5 * PAGE, { type: 'write' })).toBe('translated to 0x325000');
+  });
+
+  test('and EPT of five above four: it has its own depth', () => {
+    const b = new NestedBench({ vendor: 'intel', tdpLevel: 4 });
+    b.store(0x3_f000, (NESTED_ROOT << 12) | 0x107);
+    b.enter([[Reg.EPTP, 0x3_f026]]);
+    expect(b.access(5 * PAGE, { type: 'write' })).toBe('translated to 0x125000');
+  });
+
+  const WITH_MBEC = [[Reg.SECONDARY_CONTROLS, SECONDARY_EPT | SECONDARY_VPID | SECONDARY_MBEC]] as const;
+  const mbec = (advanced: boolean): NestedBench => {
+    const b = new NestedBench({ vendor: 'intel', profile: '7.3' }, {}, true, advanced);
+    for (let level = 0; level < 3; level++)
+      b.store((NESTED_ROOT + level) << 12, ((NESTED_ROOT + level + 1) << 12) | 0x507);
+    b.map(L2_PAGES + 5, OFFSET + L2_PAGES + 5, 0x337);
+    b.map(L2_PAGES + 6, OFFSET + L2_PAGES + 6, 0x733);
+    b.enter(WITH_MBEC);
+    return b;
+  };
+
+  test('MBEC, where the processor tells KVM of user pages, has its right and bit 6', () => {
+    const b = mbec(true);
+    // Linear pages are user pages: XU, bit 10, is what counts, and bits 5 and 6 tell XS and XU apart.
+    expect(b.access(5 * PAGE, { type: 'fetch', user: true })).toMatch(/^ept-violation 0x7bc/);
+    expect(b.access(6 * PAGE, { type: 'fetch', user: true })).toBe('translated to 0x126000');
+    b.map(L2_PAGES + 6, OFFSET + L2_PAGES + 6, 0x730 | 1);
+    b.nestedTablesChanged();
+    expect(b.access(6 * PAGE, { type: 'write', user: true })).toMatch(/^ept-violation 0x7ca/);
+  });
+
+  test('MBEC without that information, which KVM would make endless faults of', () => {
+    const b = mbec(false);
+    expect(() => b.access(5 * PAGE, { type: 'fetch', user: true })).toThrow(/nested/);
+  });
 });

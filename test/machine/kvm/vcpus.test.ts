@@ -1,7 +1,7 @@
 /** Several vCPUs of one VM: memory and KVM's tables are common, registers, TLBs and roots are each one's own. */
 
 import { describe, expect, test } from 'vitest';
-import { GuestMode, Reg } from '../../../src/formats/registers.ts';
+import { GuestMode, Reg, SECONDARY_EPT, SECONDARY_PML, SECONDARY_VPID } from '../../../src/formats/registers.ts';
 import { Invalidation, StepKind } from '../../../src/formats/step.ts';
 import { NestedBench } from './nested-bench.ts';
 
@@ -113,4 +113,26 @@ test('one vCPU runs L2 while the other runs L1', () => {
   b.leave();
   use(b, 1);
   expect(b.access(5 * PAGE)).toBe('translated to 0x125000');
+});
+
+test('that L1’s page-modification log was full is known of the vCPU that met it', () => {
+  const b = new NestedBench({ vendor: 'intel' });
+  const registers = b.kvm.registers.slice();
+  const logs = [
+    [Reg.SECONDARY_CONTROLS, SECONDARY_EPT | SECONDARY_VPID | SECONDARY_PML],
+    b.withAd(),
+    [Reg.PML_ADDRESS, 0x60_0000],
+  ] as const;
+  const log = (): boolean => b.kvm.vcpu.tdpWalk.writeLogDirty!(0x9000, 0);
+  b.enter([...logs, [Reg.PML_INDEX, 0xffff]]);
+  b.access(5 * PAGE);
+  expect(log()).toBe(false);
+  use(b, 1);
+  for (const register of [Reg.CR0, Reg.CR3, Reg.CR4, Reg.EFER]) b.set(register, registers[2 * register]!);
+  b.enter([...logs, [Reg.PML_INDEX, 3]]);
+  b.access(5 * PAGE);
+  expect(log()).toBe(true);
+  use(b, 0);
+  b.set(Reg.PML_INDEX, 3);
+  expect(log()).toBe(false);
 });
