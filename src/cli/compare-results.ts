@@ -26,7 +26,7 @@ import {
   verdictLine,
 } from '../report/compare-results-text.ts';
 import { unpainted } from '../report/replay-cases.ts';
-import { counted, countText } from '../report/table.ts';
+import { counted } from '../report/table.ts';
 import { type StoredStep, type StoredTrace, traceName } from '../results/model.ts';
 import { ResultsReader } from '../results/reader.ts';
 import type { Context } from './command.ts';
@@ -88,12 +88,17 @@ function otherwise(a: ResultsReader, b: ResultsReader, pairs: readonly TracePair
   return notes;
 }
 
+/** `last-week.rwr 12 traces (corpus 0aa1250ece04)`. */
+function corpusText({ file, end }: ResultsReader): string {
+  return `${file} ${counted(end.traces, 'trace')} (corpus ${end.corpusDigest.slice(0, 12)})`;
+}
+
 /** Throws E_OTHER_CORPUS. */
 function checkCorpus(a: ResultsReader, b: ResultsReader, { allowOtherCorpus }: CompareResultsOptions): void {
   if (allowOtherCorpus || a.end.corpusDigest === b.end.corpusDigest) return;
   throw new Problem(
     'E_OTHER_CORPUS',
-    `the runs replayed other traces (${counted(a.end.traces, 'trace')}, corpus ${a.end.corpusDigest.slice(0, 12)}; here ${countText(b.end.traces)}, corpus ${b.end.corpusDigest.slice(0, 12)})`,
+    `the runs replayed other traces: ${corpusText(a)}, ${corpusText(b)}`,
     { file: b.file },
     'add --allow-other-corpus to compare the traces that both have',
   );
@@ -239,6 +244,14 @@ async function compareOpened(
 ): Promise<number> {
   const { context } = reports;
   const pairs = pairTraces(a.traces, b.traces);
+  if (!pairs.some((pair) => pair.a !== undefined && pair.b !== undefined)) {
+    throw new Problem(
+      'E_NOTHING_COMPARED',
+      `no trace was replayed for both results: ${corpusText(a)}, ${corpusText(b)}`,
+      { file: b.file },
+      'replay the same traces; they go together by content, or by name where they were recorded again',
+    );
+  }
   const gathered = new Gathered(reports.documents);
   const progress = await context.progress('comparing');
   try {

@@ -1,6 +1,5 @@
 /** `rewalk compare`: what changed between two sides: two machines on the same traces, two traces or folders of them, two results. */
 
-import { Problem } from '../bits/problem.ts';
 import { SCOPES } from '../compare/result.ts';
 import { allowUnmodelledOption } from './allow-unmodelled.ts';
 import { bisectOption, defineCommand, jsonOption } from './command.ts';
@@ -8,7 +7,6 @@ import { givenMachines, machinePairOptions } from './machine-pairs.ts';
 import { oneOf, wholeNumber } from './option-values.ts';
 import { reportOption } from './report-request.ts';
 import { traceFiles, tracesPositional } from './traces.ts';
-import { tracesPair } from './traces-pair.ts';
 
 const scopeName = oneOf('--scope', SCOPES);
 
@@ -27,7 +25,12 @@ export const compare = defineCommand({
     ['rewalk compare last-week.rwr today.rwr', 'two results files of rewalk replay -o; 1 on regressions only'],
     ['rewalk compare --tdp on --tdp off --profile 7.3 trace.rwt', 'given once: common to both machines'],
   ],
-  positionals: tracesPositional,
+  positionals: {
+    traces: {
+      ...tracesPositional.traces,
+      describe: 'Traces, folders of them, patterns, - for a pipe; without machines two of these, or two results',
+    },
+  },
   options: {
     ...machinePairOptions,
     scope: {
@@ -48,7 +51,7 @@ export const compare = defineCommand({
     strict: {
       type: 'boolean',
       default: false,
-      describe: 'Two results: exit status 1 for any change, not just for regressions',
+      describe: 'Two results: exit status 1 for any change, not just for regressions (traces, machines: always)',
     },
     'allow-other-corpus': {
       type: 'boolean',
@@ -64,32 +67,26 @@ export const compare = defineCommand({
     ...jsonOption,
   },
   async run(args, context) {
-    const { resultsPair } = await import('./results-pair.ts');
-    const pair = resultsPair(args.traces, { ...givenMachines(args) });
-    if (pair !== undefined) {
-      const { compareResults } = await import('./compare-results.ts');
-      const options = { strict: args.strict, allowOtherCorpus: args['allow-other-corpus'], reports: args.report ?? [] };
-      return compareResults(...pair, options, context);
-    }
     const given = givenMachines(args);
-    const { scope, bail } = args;
-    const two = tracesPair(args.traces, given, { '--scope': scope, '--bail': bail });
-    if (two !== undefined) {
-      const options = { maxDiffs: args['max-diffs'], vms: args.vm ?? [], reports: args.report ?? [] };
+    const { compareKind } = await import('./compare-kind.ts');
+    const found = compareKind(args.traces, given, args);
+    const reports = args.report ?? [];
+    if (found.kind === 'results') {
+      const { compareResults } = await import('./compare-results.ts');
+      const options = { strict: args.strict, allowOtherCorpus: args['allow-other-corpus'], reports };
+      return compareResults(found.a, found.b, options, context);
+    }
+    if (found.kind === 'traces') {
+      const options = { maxDiffs: args['max-diffs'], vms: args.vm ?? [], reports };
       const { traceFolders } = await import('./trace-folders.ts');
-      const folders = traceFolders(...two);
+      const folders = traceFolders(found.a, found.b);
       if (folders !== undefined) {
         const { compareFolders } = await import('./compare-folders.ts');
-        return compareFolders(two, folders, options, context);
+        return compareFolders([found.a, found.b], folders, options, context);
       }
       const { compareTwoTraces } = await import('./compare-two-traces.ts');
-      return compareTwoTraces(...two, options, context);
+      return compareTwoTraces(found.a, found.b, options, context);
     }
-    if (args.vm !== undefined)
-      throw new Problem(
-        'E_USAGE',
-        '--vm chooses guests of recordings that are compared with each other; here machines are',
-      );
     const { builtAlike, sidesOf, usualScope } = await import('../compare/sides.ts');
     const sides = sidesOf(given);
     const files = traceFiles(args.traces);
@@ -99,7 +96,7 @@ export const compare = defineCommand({
       maxDiffs: args['max-diffs'] ?? 1,
       bail: args.bail,
       receipts: args.receipts,
-      reports: args.report ?? [],
+      reports,
       internals: builtAlike(given),
       allowUnmodelled: [...(args['allow-unmodelled'] ?? [])],
     };

@@ -25,7 +25,7 @@ export function headerLines(path: string, segment: number, header: TraceHeader):
     header.independent ? 'independent accesses, no history' : '',
   ].filter((part) => part !== '');
   const lines = [`${where}: ${escapeControls(header.title) || 'untitled'}`, `  ${machine.join(', ')}`];
-  if (header.recorder !== '') lines.push(`  recorded by ${escapeControls(header.recorder)}`);
+  if (header.recorder !== '') lines.push(`  recorder: ${escapeControls(header.recorder)}`);
   const faults = header.knownFaults.length;
   if (faults > 0) {
     const names = faults <= 3 ? header.knownFaults.map(escapeControls).join(', ') : `${faults}, named in --json`;

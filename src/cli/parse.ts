@@ -128,6 +128,8 @@ function usageProblem(message: string, argv: readonly string[], command: Command
   if (unknown !== undefined) return unknownArgument(unknown.split(', '), argv, command, problem);
   const missing = /^Not enough non-option arguments/.test(text);
   if (missing) return problem(`an argument is missing for \`rewalk ${command?.name ?? '<command>'}\``);
+  const required = /^Missing required arguments?: (.*)$/.exec(text)?.[1];
+  if (required !== undefined) return problem(`--${required.replaceAll(', ', ', --')} has to be given`);
   const valueless = /^Not enough arguments following: (.*)$/.exec(text)?.[1];
   if (valueless !== undefined) return problem(`--${valueless} needs a value`);
   const choice = /^Invalid values: Argument: (\S+), Given: (.*), Choices: (.*)$/.exec(text);

@@ -32,7 +32,6 @@ export async function printCoverage(
   try {
     status = await eachTrace(files, context, async (path, items) => {
       const set = new CoverageSet();
-      traces.push({ trace: path, set });
       let session: ReplaySession | undefined;
       let reached: CoverageSet | undefined;
       try {
@@ -51,7 +50,10 @@ export async function printCoverage(
       } finally {
         // Also of a damaged trace: what was replayed has reached what it has.
         session?.release();
-        if (reached !== undefined) set.add(reached);
+        if (reached !== undefined) {
+          set.add(reached);
+          traces.push({ trace: path, set });
+        }
       }
       return 'go on';
     });

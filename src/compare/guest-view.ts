@@ -3,7 +3,7 @@
  * exceptions and exits KVM gave it.
  */
 
-import { KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
+import { KVM_EVENT_NAMES, KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
 import { OBS_KIND_MASK, Obs } from '../formats/observation.ts';
 import {
   ROW,
@@ -16,10 +16,16 @@ import {
 } from '../paging/row-log.ts';
 import { rowName } from '../replay/cause.ts';
 import { GuestOutcome } from '../replay/guest-outcome.ts';
+import type { Row } from '../replay/result.ts';
+import { rowsEvent, unitsOf } from '../replay/units.ts';
+import { fieldsThatDiffer } from './align.ts';
+import type { Place } from './result.ts';
 
-function reachesGuest(op: number): boolean {
+/** `before`: the row before it reaches the guest. */
+function reachesGuest(op: number, before: boolean): boolean {
   const kind = op & OBS_KIND_MASK;
   if (kind === Obs.EXIT_LINEAR || kind === Obs.PDPTE_LOADED) return true;
+  if (kind === Obs.KVM_MORE) return before;
   if (kind !== Obs.KVM_EVENT) return false;
   const event = kvmEventOf(op);
   return event === KvmEvent.INJ_EXCEPTION || event === KvmEvent.NESTED_VMEXIT_INJECT;
@@ -35,12 +41,13 @@ export class GuestView {
     this.log = log;
     this.outcome.ofLog(log);
     this.offsets.length = 0;
+    let taken = false;
     for (let at = 0; at < log.count * ROW; at += ROW) {
       const op = log.rows[at + ROW_OP]!;
-      if (!reachesGuest(op)) continue;
+      taken = reachesGuest(op, taken);
       // An exception that KVM injects is the outcome, where there is one.
-      if (this.hasEnded && (op & OBS_KIND_MASK) === Obs.KVM_EVENT) continue;
-      this.offsets.push(at);
+      if (this.hasEnded && (op & OBS_KIND_MASK) === Obs.KVM_EVENT) taken = false;
+      if (taken) this.offsets.push(at);
     }
   }
 
@@ -65,17 +72,38 @@ export class GuestView {
     });
   }
 
-  private get others(): string[] {
+  /** The first event that differs from the like in its place in `other`'s; undefined: something else differs. */
+  eventBeside(other: GuestView): Place | undefined {
+    const [ours, theirs] = [this.units, other.units];
+    if (!this.outcome.equals(other.outcome) || ours.length !== theirs.length) return undefined;
+    for (const [i, a] of ours.entries()) {
+      const b = theirs[i]!;
+      const event = rowsEvent(a);
+      if (event !== rowsEvent(b)) return undefined;
+      const fields = event < 0 ? [] : fieldsThatDiffer(event, a, b);
+      if (fields.length > 0) return { state: 'differs', a, b, fields };
+    }
+    return undefined;
+  }
+
+  /** Events and other rows that reach the guest, each with all of its rows. */
+  get units(): readonly Row[][] {
     const { rows } = this.log!;
-    return this.offsets.map((at) =>
-      rowName({
-        op: rows[at + ROW_OP]!,
-        addressLo: rows[at + ROW_ADDRESS_LO]!,
-        addressHi: rows[at + ROW_ADDRESS_HI]!,
-        valueLo: rows[at + ROW_VALUE_LO]!,
-        valueHi: rows[at + ROW_VALUE_HI]!,
-      }),
-    );
+    const all = this.offsets.map((at) => ({
+      op: rows[at + ROW_OP]!,
+      addressLo: rows[at + ROW_ADDRESS_LO]!,
+      addressHi: rows[at + ROW_ADDRESS_HI]!,
+      valueLo: rows[at + ROW_VALUE_LO]!,
+      valueHi: rows[at + ROW_VALUE_HI]!,
+    }));
+    return unitsOf(all).map(({ rows }) => [...rows]);
+  }
+
+  private get others(): string[] {
+    return this.units.map((rows) => {
+      const event = rowsEvent(rows);
+      return event > 0 ? KVM_EVENT_NAMES[event]! : rowName(rows[0]);
+    });
   }
 
   private joined(outcome: string): string {

@@ -232,7 +232,7 @@ export class MachineComparison {
   }
 
   private compareViews(columns: StepColumns, index: number): void {
-    const { viewA, viewB, labels } = this;
+    const { viewA, viewB } = this;
     viewA.ofLog(this.a.log);
     viewB.ofLog(this.b.log);
     const kind = columns.op[index]! & STEP_KIND_MASK;
@@ -244,9 +244,18 @@ export class MachineComparison {
     const least = kind === StepKind.FAULT_EXIT || kind === StepKind.SOFTWARE_WALK ? 1 : 0;
     this.rows += Math.max(viewA.rows, viewB.rows, least);
     if (viewA.equals(viewB)) return;
-    const cause = `the guest sees ${viewA.text} on ${labels[0]}, ${viewB.text} on ${labels[1]}`;
-    const group = `${stepName(columns.op[index]!)}: ${viewA.shape} / ${viewB.shape}`;
-    this.note(columns, index, NO_PLACES, 0, { cause, group });
+    this.note(columns, index, NO_PLACES, 0, this.explainViews(columns.op[index]!));
+  }
+
+  /** Of one event in the place of the like the fields that differ, otherwise what each guest sees. */
+  private explainViews(op: number): Explanation {
+    const { viewA, viewB, labels } = this;
+    const place = viewA.eventBeside(viewB);
+    if (place !== undefined) return explainPlaces(op, [place], 0, labels, this.wordsConfig);
+    return {
+      cause: `the guest sees ${viewA.text} on ${labels[0]}, ${viewB.text} on ${labels[1]}`,
+      group: `${stepName(op)}: ${viewA.shape} / ${viewB.shape}`,
+    };
   }
 
   // ------------------------------------------------------------------------------------------------------------- state

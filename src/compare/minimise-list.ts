@@ -32,12 +32,20 @@ export function* leaveOut<Member>(list: Shrinking<Member>): Generator<void, void
   }
 }
 
-/** Leaves out two members at a time that are not neighbours: those that only go together, like an entry and its exit. */
-export function* leaveOutPairs<Member>(list: Shrinking<Member>): Generator<void, void, void> {
+/**
+ * Leaves out two members at a time: those that only go together, like an entry and its exit. `mayGoTogether`: pairs that
+ * it says no to are not tried.
+ */
+export function* leaveOutPairs<Member>(
+  list: Shrinking<Member>,
+  mayGoTogether: (first: Member, second: Member) => boolean = () => true,
+): Generator<void, void, void> {
   for (let second = list.best.length - 1; second > 0; second--) {
     for (let first = second - 1; first >= 0 && !list.isOver(); first--) {
-      const rest = list.best.filter((_, i) => i !== first && i !== second);
-      const taken = second < list.best.length && list.attempt(rest);
+      const all = list.best;
+      if (second >= all.length) break;
+      if (!mayGoTogether(all[first]!, all[second]!)) continue;
+      const taken = list.attempt(all.filter((_, i) => i !== first && i !== second));
       yield;
       if (taken) break;
     }

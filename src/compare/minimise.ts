@@ -12,7 +12,7 @@ import { minimisedHeader } from './minimise-header.ts';
 import { leaveOut, leaveOutPairs, type Shrinking } from './minimise-list.ts';
 import { type Located, loadSteps, locate, type Wanted } from './minimise-locate.ts';
 import { reduceMemory } from './minimise-memory.ts';
-import { joinStores } from './minimise-pages.ts';
+import { joinStores, pagePrepared } from './minimise-pages.ts';
 import {
   clearRegisters,
   foldAllRegisters,
@@ -29,7 +29,7 @@ import { SLICE_WIDTHS, slice, touchedPlaces } from './slice.ts';
 const MAXIMUM_FOR_PAIRS = 64;
 /** Steps that a reader takes in at once. What makes a trace harder to read is done to longer ones only. */
 const SHORT = 20;
-/** Rounds over steps and operands; nearly always the second one finds nothing more. */
+/** Rounds over all ways to make a list smaller; nearly always a few are enough. */
 const MAXIMUM_ROUNDS = 16;
 
 export interface MinimiseOptions extends Wanted {
@@ -199,6 +199,11 @@ function isFree({ kind }: Goal): boolean {
   return kind === 'pair' || kind === 'machines';
 }
 
+/** Two stores may undo each other; a table's and anything else are needed each for itself. */
+function mayGoTogether(first: ListedStep, second: ListedStep): boolean {
+  return pagePrepared(first) === pagePrepared(second);
+}
+
 /** All ways to make the list smaller, over and over until none does: those that take many trials on short lists. */
 function* reductions(minimiser: Minimiser): Generator<void, void, void> {
   // Observations of steps that are not in question only stand in the way.
@@ -220,7 +225,7 @@ function* reductions(minimiser: Minimiser): Generator<void, void, void> {
     if (minimiser.best !== best) continue;
     yield* joinStores(minimiser);
     if (minimiser.best !== best) continue;
-    if (best.steps.length <= MAXIMUM_FOR_PAIRS) yield* leaveOutPairs(minimiser.steps);
+    if (best.steps.length <= MAXIMUM_FOR_PAIRS) yield* leaveOutPairs(minimiser.steps, mayGoTogether);
     if (minimiser.best !== best) continue;
     if (minimiser.best.steps.length > SHORT && isFree(minimiser.goal)) yield* joinTables(minimiser);
     if (minimiser.best === best) return;

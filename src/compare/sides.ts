@@ -29,7 +29,8 @@ export interface Side {
 
 export type Sides = readonly [a: Side, b: Side];
 
-const OPTION_NAMES: Readonly<Record<keyof GivenMachines, string>> = {
+/** The options by which machines are chosen. */
+export const MACHINE_OPTIONS: Readonly<Record<keyof GivenMachines, string>> = {
   machine: '--machine',
   profile: '--profile',
   wiring: '--wiring',
@@ -37,7 +38,7 @@ const OPTION_NAMES: Readonly<Record<keyof GivenMachines, string>> = {
   tdpMmu: '--tdp-mmu',
   mutant: '--mutant',
 };
-const OPTIONS = Object.keys(OPTION_NAMES) as (keyof GivenMachines)[];
+const OPTIONS = Object.keys(MACHINE_OPTIONS) as (keyof GivenMachines)[];
 
 /** Pairs of machines that build other tables by design: only what the guest sees of them can be alike. */
 const OTHER_TABLES: readonly (keyof GivenMachines)[] = ['machine', 'profile', 'tdp', 'tdpMmu'];
@@ -70,7 +71,7 @@ export function sidesOf(given: GivenMachines): Sides {
   const all = withCleanMachine(given);
   for (const option of OPTIONS) {
     if (all[option].length > 2) {
-      throw new Problem('E_USAGE', `${OPTION_NAMES[option]} is given more than twice: two machines are compared`);
+      throw new Problem('E_USAGE', `${MACHINE_OPTIONS[option]} is given more than twice: two machines are compared`);
     }
   }
   const twice = OPTIONS.filter((option) => all[option].length === 2);

@@ -5,13 +5,13 @@
  */
 
 import { hexText } from '../bits/word64.ts';
-import { KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
 import { OBS_KIND_MASK, Obs } from '../formats/observation.ts';
 import { Reg } from '../formats/registers.ts';
 import type { KvmMachine } from '../machine/kvm/machine.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO } from '../paging/row-log.ts';
+import type { FlagBits } from '../replay/entry-flags.ts';
 import type { GuestEntries } from '../replay/guest-entries.ts';
-import type { GuestExplanations, UnsetBits } from '../replay/guest-explanation.ts';
+import type { GuestExplanations } from '../replay/guest-explanation.ts';
 import type { GuestOutcome } from '../replay/guest-outcome.ts';
 import { type Program, type ProgramStep, type ProgramTables, X86_ACCESSED_DIRTY } from './program.ts';
 import type { Specification } from './specification.ts';
@@ -88,70 +88,72 @@ export class AccessedDirty {
   private writtenByBare(each: ProgramStep, seen: GuestOutcome): [followed: boolean, wrong?: Wrong] {
     const { addressLo, addressHi } = each;
     const { bare, kvm, entries } = this.sides;
-    const { log } = bare;
     let followed = false;
-    for (let i = 0; i < log.count; i++) {
-      const row = log.op(i);
-      if ((row & OBS_KIND_MASK) !== Obs.ENTRY_WRITE) continue;
-      const lo = log.rows[i * ROW + ROW_ADDRESS_LO]!;
-      const hi = log.rows[i * ROW + ROW_ADDRESS_HI]!;
+    let wrong: Wrong | undefined;
+    this.forEachWrittenByBare((row, lo, hi) => {
       const want = bare.readEntry(row, lo, hi);
       const have = kvm.readEntry(row, lo, hi);
-      if (want[0] === have[0] && want[1] === have[1]) continue;
+      if (wrong !== undefined || (want[0] === have[0] && want[1] === have[1])) return;
+      followed = true;
       const entry = { row, addressLo: lo, addressHi: hi, want, whose: 'on a bare processor' };
       const difference = entries.compare(entry, addressLo | 0, addressHi | 0);
       const unset = { addressLo: lo, addressHi: hi, bits: want[0] ^ have[0] };
       if (difference !== undefined && !this.mayBeApart(each, seen, unset, (want[0] & ~have[0]) !== 0))
-        return [true, { shape: SHAPE, text: difference.cause }];
-      followed = true;
-      this.takeOver(lo & ~7, hi, -1);
-    }
-    return [followed];
+        wrong = { shape: SHAPE, text: difference.cause };
+      else this.takeOver(lo & ~7, hi, -1);
+    });
+    return wrong === undefined ? [followed] : [followed, wrong];
   }
 
-  /** Bits that KVM's walker has set in L1's EPT or NPT, where the bare machine's walk has not been. */
-  private writtenByKvm(each: ProgramStep, seen: GuestOutcome): [followed: boolean, wrong?: Wrong] {
-    const { bare, kvm } = this.sides;
-    const { log } = kvm;
-    let followed = false;
+  private forEachWrittenByBare(each: (row: number, lo: number, hi: number) => void): void {
+    const { log } = this.sides.bare;
     for (let i = 0; i < log.count; i++) {
       const row = log.op(i);
-      if ((row & OBS_KIND_MASK) !== Obs.KVM_EVENT) continue;
-      const event = kvmEventOf(row);
-      if (event !== KvmEvent.SET_ACCESSED_BIT && event !== KvmEvent.SET_DIRTY_BIT) continue;
-      const lo = log.rows[i * ROW + ROW_ADDRESS_LO]!;
-      const hi = log.rows[i * ROW + ROW_ADDRESS_HI]!;
+      if ((row & OBS_KIND_MASK) !== Obs.ENTRY_WRITE) continue;
+      each(row, log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!);
+    }
+  }
+
+  /** Bits that KVM's walker has set where the bare machine's walk has not been. */
+  private writtenByKvm(each: ProgramStep, seen: GuestOutcome): [followed: boolean, wrong?: Wrong] {
+    const { bare, kvm, explanations } = this.sides;
+    let followed = false;
+    let wrong: Wrong | undefined;
+    const access = { op: each.op, lo: each.addressLo | 0, hi: each.addressHi | 0, seen };
+    explanations.flags.forEachSetByKvm(access, kvm.log, (lo, hi) => {
       const [want] = bare.readEntry(Obs.ENTRY_AFTER, lo, hi);
       const [have] = kvm.readEntry(Obs.ENTRY_AFTER, lo, hi);
-      if (want === have) continue;
-      if (!this.mayBeApart(each, seen, { addressLo: lo, addressHi: hi, bits: want ^ have }, (want & ~have) !== 0)) {
-        const [is, was] = [hexText(have, 0), hexText(want, 0)];
-        const text = `the entry at ${hexText(lo, hi)} is ${is} under KVM, ${was} on a bare processor, and nothing leads there`;
-        return [true, { shape: SHAPE, text }];
-      }
+      if (want === have || wrong !== undefined) return;
       followed = true;
-      this.takeOver(lo & ~7, hi, -1);
-    }
-    return [followed];
+      if (this.mayBeApart(each, seen, { addressLo: lo, addressHi: hi, bits: want ^ have }, (want & ~have) !== 0)) {
+        this.takeOver(lo & ~7, hi, -1);
+        return;
+      }
+      const [is, was] = [hexText(have, 0), hexText(want, 0)];
+      const text = `the entry at ${hexText(lo, hi)} is ${is} under KVM, ${was} on a bare processor, and nothing leads there`;
+      wrong = { shape: SHAPE, text };
+    });
+    return wrong === undefined ? [followed] : [followed, wrong];
   }
 
   /** Whether what is cached explains the bits: those that KVM `lacks`, or those that it has in excess. */
   private mayBeApart(
     { op, addressLo, addressHi }: ProgramStep,
     seen: GuestOutcome,
-    bits: UnsetBits,
+    bits: FlagBits,
     lacks: boolean,
   ): boolean {
-    const { explanations } = this.sides;
-    const [lo, hi] = [addressLo | 0, addressHi | 0];
-    return lacks ? explanations.avoids(op, lo, hi, seen, bits) : explanations.maySet(op, lo, hi, seen, bits);
+    const { flags } = this.sides.explanations;
+    const access = { op, lo: addressLo | 0, hi: addressHi | 0, seen };
+    return lacks ? flags.avoids(access, bits) : flags.maySet(access, bits);
   }
 
   /**
-   * After a step that lawfully ended otherwise: A and D bits of all tables may be apart, in those of EPT also the ones of
-   * L2's own tables, which may be the same pages.
+   * After a step that lawfully went another way: A and D bits of all tables may be apart, in those of EPT also the ones of
+   * L2's own tables, which may be the same pages; and those that the bare machine has just set, in whatever page.
    */
   afterOther(): void {
+    this.forEachWrittenByBare((_row, lo, hi) => this.takeOver(lo & ~7, hi, -1));
     for (const { frames, entryBytes, accessedDirty: own } of this.tables) {
       const accessedDirty = own === 0 ? 0 : own | X86_ACCESSED_DIRTY;
       for (const frame of frames) {

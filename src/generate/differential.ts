@@ -12,8 +12,9 @@ import { KvmMachine, type KvmMachineOptions } from '../machine/kvm/machine.ts';
 import type { WiringName } from '../mmu/wiring.ts';
 import { frameOf } from '../paging/guest-memory.ts';
 import { GuestEntries } from '../replay/guest-entries.ts';
-import { type GuestExplanation, GuestExplanations, underKvm } from '../replay/guest-explanation.ts';
+import { type GuestExplanation, GuestExplanations } from '../replay/guest-explanation.ts';
 import { GuestOutcome } from '../replay/guest-outcome.ts';
+import { underKvm } from '../replay/under-kvm.ts';
 import { AccessedDirty, type Wrong } from './accessed-dirty.ts';
 import { applyStep, loadRegisters, type Program, type ProgramStep } from './program.ts';
 import { Specification } from './specification.ts';
@@ -173,13 +174,14 @@ class Differential {
     expected.ofLog(bare.log);
     const verdict = this.judge(each);
     if (this.explanations.dropsTranslations(op, seen)) bare.pageFaulted(each);
+    const otherPdptes = this.readsOtherPdptes();
     if (this.accessedDirty.followed) {
-      if (verdict === 'equal') {
+      if (verdict === 'equal' && !otherPdptes) {
         const wrong = this.accessedDirty.afterEqual(each, seen);
         if (wrong !== undefined) return wrong;
       } else if (verdict !== undefined) this.accessedDirty.afterOther();
     }
-    if (this.readsOtherPdptes()) this.passedOtherwise = true;
+    if (otherPdptes) this.passedOtherwise = true;
     if (verdict === 'equal') tally.equal++;
     else if (verdict === 'undetermined') tally.undetermined++;
     else if (verdict === 'not-modelled') tally.notModelled++;
@@ -210,7 +212,7 @@ class Differential {
     const { seen, expected } = this;
     if (seen.equals(expected)) return 'equal';
     if (seen.kind === Obs.NOT_MODELLED || expected.kind === Obs.NOT_MODELLED) return 'not-modelled';
-    return nameOf(this.explanations.explain(op, addressLo | 0, addressHi | 0, seen, expected));
+    return nameOf(this.explanations.explain({ op, lo: addressLo | 0, hi: addressHi | 0, seen }, expected));
   }
 
   /** Under NPT KVM's processor reads PDPTEs from memory, the bare one has others in its registers (legal difference 10). */

@@ -225,7 +225,7 @@ export class ReplayEngine {
     if (begin === end || (this.isBelowEvents && this.hasNothingForMachine(columns, begin, end))) {
       if (this.events !== null && this.hasEvent()) return false;
       const access = stepKind === ACCESS || stepKind === GPA_ACCESS;
-      if (count > 0 && access && !this.countIfNotModelled()) this.unobserved++;
+      if (count > 0 && !this.countIfNotModelled() && access) this.unobserved++;
       return true;
     }
     let k = 0;

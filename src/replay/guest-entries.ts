@@ -6,14 +6,14 @@
  */
 
 import { hexText } from '../bits/word64.ts';
-import { KvmEvent, kvmEventOf } from '../formats/kvm-event.ts';
 import { Dim, OBS_FOUR_BYTES, OBS_KIND_MASK, Obs, observationDim, observationLevel } from '../formats/observation.ts';
 import { CR4_PGE, Reg } from '../formats/registers.ts';
 import type { BareMachine } from '../machine/bare.ts';
 import { type History, wordNumber } from '../machine/history.ts';
 import type { Machine } from '../machine/machine.ts';
 import { ROW, ROW_ADDRESS_HI, ROW_ADDRESS_LO, ROW_VALUE_LO } from '../paging/row-log.ts';
-import type { UnsetBits } from './guest-explanation.ts';
+import type { EntryFlags, FlagBits } from './entry-flags.ts';
+import type { SeenAccess } from './guest-twin.ts';
 
 /** Accessed and dirty: in guest and NPT entries of every format, in EPT entries. */
 const X86_AD = (1 << 5) | (1 << 6);
@@ -79,23 +79,19 @@ export class GuestEntries {
   }
 
   /**
-   * Where KVM's walker has set A or D in EPT or NPT in the last step and the bare machine has not: lawful if the access
-   * `maySet` them. If not, the difference stays one, which the comparison at the end will find.
+   * With a second stage, where KVM's walker has set A or D in the last step and the bare machine has not: lawful if the
+   * access may set them. If not, the difference stays one, which the comparison at the end will find.
    */
-  noteKvmWrites(maySet: (entry: UnsetBits) => boolean): void {
+  noteKvmWrites(access: SeenAccess, flags: EntryFlags): void {
     if (this.bare.tdpWalk === null) return;
-    const { log } = this.guest;
-    for (let i = 0; i < log.count; i++) {
-      const row = log.op(i);
-      if ((row & OBS_KIND_MASK) !== Obs.KVM_EVENT) continue;
-      const event = kvmEventOf(row);
-      if (event !== KvmEvent.SET_ACCESSED_BIT && event !== KvmEvent.SET_DIRTY_BIT) continue;
-      const [addressLo, addressHi] = [log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!];
+    flags.forEachSetByKvm(access, this.guest.log, (addressLo, addressHi) => {
       if (this.apart.has(wordNumber(addressLo, addressHi))) this.apartNow = true;
       const [have] = this.guest.readEntry(Obs.ENTRY_AFTER, addressLo, addressHi);
       const bits = have & ~this.bare.readEntry(Obs.ENTRY_AFTER, addressLo, addressHi)[0] & (X86_AD | EPT_AD);
-      if (bits !== 0 && maySet({ addressLo, addressHi, bits })) this.leaveBitsApart(addressLo, addressHi, bits);
-    }
+      if (bits !== 0 && flags.maySet(access, { addressLo, addressHi, bits })) {
+        this.leaveBitsApart(addressLo, addressHi, bits);
+      }
+    });
   }
 
   /**
@@ -132,7 +128,7 @@ export class GuestEntries {
   compareWrites(
     lo: number,
     hi: number,
-    avoids: (entry: UnsetBits) => boolean,
+    avoids: (entry: FlagBits) => boolean,
     differs: (difference: EntryDifference) => void,
   ): void {
     this.forEachWrite((row, addressLo, addressHi) => {

@@ -32,8 +32,8 @@ import type { StepColumns } from '../trace/columns.ts';
 
 const OUTCOMES = OBS_FAULTS | obsMask(Obs.TRANSLATED, Obs.COMPLETED, Obs.FAULTED, Obs.NOT_MODELLED);
 const PAGE_FAULT = 14;
-/** Exit qualification bits 11:7. */
-const QUAL_OF_LINEAR = 0xf80;
+const QUAL_READ = 1 << 0;
+const QUAL_USER_EXECUTE = 1 << 6;
 const QUAL_LINEAR = 3 << 7;
 const QUAL_RIGHTS = 7 << 3;
 
@@ -127,13 +127,13 @@ export class GuestOutcome {
   }
 
   /**
-   * An EPT violation's qualification says nothing of the linear address; with 6.1, neither which access it was, and bits
-   * 8:7 are left over from another (`seen`).
+   * An EPT violation's qualification says nothing of the linear address, and of any access that it was a read; with 6.1,
+   * not even that, and bits 8:7 are left over from another (`seen`).
    */
   leaveUntold(old: boolean, seen: GuestOutcome): void {
     if (this.kind !== Obs.EPT_VIOLATION) return;
     if (old) this.valueLo = (this.valueLo & QUAL_RIGHTS) | (seen.valueLo & QUAL_LINEAR);
-    else this.valueLo = (this.valueLo & ~QUAL_OF_LINEAR) >>> 0;
+    else this.valueLo = (this.valueLo & (QUAL_RIGHTS | QUAL_USER_EXECUTE)) | QUAL_READ;
   }
 
   private setLinear(lo: number, hi: number): void {

@@ -351,7 +351,7 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
   {
     number: 20,
     name: 'read-only-table',
-    citation: 'kvm_mmu_page_fault of the recorded kernel; facts/kvm-6.1.md §5',
+    citation: 'facts/kvm-6.1.md §4.1 (a write to a table that faults: its frame is unprotected, nothing emulated)',
     sentence:
       '6.1 lets a processor that wants to set a flag in a table that lies in a read-only slot try again and again: what is shadowed is unprotected, nothing emulated, and the guest never gets on.',
     // Told by the guest's not getting on, not by making the access on another processor.
@@ -386,6 +386,19 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
       view.pdptesInRegisters = true;
       view.emulated = true;
       view.op |= ACCESS_SOFTWARE;
+      return true;
+    },
+  },
+  {
+    number: 23,
+    name: 'device-accesses-emulated',
+    citation: 'facts/kvm-mmu.md §6.7; facts/kvm-6.1.md §4.1 (RSVD: handle_mmio)',
+    sentence:
+      "Memory without a slot is met by KVM's emulator, which reads what it is going to change first: of a read-modify-write that faults the error code is that of the read, and says that it was a write.",
+    change(view) {
+      if (view.translated || view.exited || (view.op & ACCESS_SOFTWARE) !== 0 || !view.reachesDevice()) return false;
+      view.op |= ACCESS_SOFTWARE;
+      view.emulated = true;
       return true;
     },
   },

@@ -23,14 +23,16 @@ import type { TraceHeader } from '../trace/header.ts';
 import type { Stimulus } from '../trace/stimulus.ts';
 import { stepName } from './cause.ts';
 import type { StepFilter } from './engine.ts';
+import type { FlagBits } from './entry-flags.ts';
 import { GuestDifferences } from './guest-differences.ts';
 import { type ComparedEntry, GuestEntries } from './guest-entries.ts';
-import { GuestExplanations, type UnsetBits, underKvm } from './guest-explanation.ts';
+import { GuestExplanations } from './guest-explanation.ts';
 import { GuestOutcome } from './guest-outcome.ts';
 import { HiddenNesting } from './hidden-nesting.ts';
 import type { LegalDifference } from './legal-differences.ts';
 import { type GuestComparison, type GuestDifference, NESTED_TDP_WITHOUT_TDP } from './result.ts';
 import { SharedHistory } from './shared-history.ts';
+import { underKvm } from './under-kvm.ts';
 
 const PML_ENTRIES = 512;
 /** In place of a step's word: a note, which does nothing. */
@@ -255,11 +257,13 @@ export class SameGuest implements Machine {
       else if (seen.equals(expected)) this.asBare++;
       else this.explain(ordinal, op, lo, hi);
       if (this.bare.servedByTlb && !this.guest.servedByTlb) this.walkedOnKvmOnly(op, lo, hi);
-      const avoids = (entry: UnsetBits): boolean => this.explanations.avoids(op, lo, hi, seen, entry);
+      const { flags } = this.explanations;
+      const access = { op, lo, hi, seen };
+      const avoids = (entry: FlagBits): boolean => flags.avoids(access, entry);
       this.entries.compareWrites(lo, hi, avoids, ({ cause, group }) => {
         this.differs(ordinal, op, lo, hi, cause, `${stepName(op)}: ${group}`);
       });
-      this.entries.noteKvmWrites((entry) => this.explanations.maySet(op, lo, hi, seen, entry));
+      this.entries.noteKvmWrites(access, flags);
       this.compareLog(ordinal, op, lo, hi);
       this.answerQuestions(ordinal, op, lo, hi);
     }
@@ -288,7 +292,7 @@ export class SameGuest implements Machine {
 
   private explain(ordinal: number, op: number, lo: number, hi: number): void {
     const { seen, expected, recorded } = this;
-    const explanation = this.explanations.explain(op, lo, hi, seen, expected);
+    const explanation = this.explanations.explain({ op, lo, hi, seen }, expected);
     switch (explanation.kind) {
       case 'fresh':
       case 'stale':
@@ -322,7 +326,7 @@ export class SameGuest implements Machine {
 
   /** The bare machine's TLB served the access, KVM walked for it: A and D of what is read now may be set there alone. */
   private walkedOnKvmOnly(op: number, lo: number, hi: number): void {
-    this.explanations.walk(op, lo, hi, this.seen);
+    this.explanations.walk({ op, lo, hi, seen: this.seen });
     this.leaveApart();
   }
 

@@ -13,7 +13,7 @@ import { ContextTracker, translationName } from './row-context.ts';
 import { type RowContext, rowText } from './rows.ts';
 import { guestCountLines } from './same-guest.ts';
 import { stepText } from './steps.ts';
-import { countText, tableLines } from './table.ts';
+import { counted, countText, tableLines } from './table.ts';
 
 /** Puts a style on a text; the identity where no colour is wanted. */
 export type PaintText = (style: 'bold' | 'green' | 'red' | 'yellow' | 'dim', text: string) => string;
@@ -50,7 +50,7 @@ export function summaryLine({ verdict, receipt }: ReplayResult, paint: PaintText
     receipt.ending === 'cut short' ? 'CUT SHORT' : '',
   ].filter((part) => part !== '');
   const word = paint(verdict === 'match' ? 'green' : 'red', VERDICT_TEXT[verdict].padEnd(8));
-  const counts = `${countText(receipt.steps)} steps, ${countText(receipt.observationsPredicted)} observations predicted`;
+  const counts = `${counted(receipt.steps, 'step')}, ${counted(receipt.observationsPredicted, 'observation')} predicted`;
   return [`${word} ${escapeControls(receipt.file)}: ${counts}`, ...extra].join(', ');
 }
 
@@ -172,7 +172,7 @@ export function totalLines(totals: Totals, paint: PaintText): string[] {
   const verdicts = listOf(Object.fromEntries(Object.entries(totals.verdicts).filter(([, count]) => count > 0)));
   const good = totals.traces > 0 && totals.verdicts.match === totals.traces;
   return [
-    paint('bold', `${countText(totals.traces)} traces, ${countText(totals.steps)} steps`),
+    paint('bold', `${counted(totals.traces, 'trace')}, ${counted(totals.steps, 'step')}`),
     ...countLines(totals),
     paint(good ? 'green' : 'red', verdicts === '' ? 'nothing replayed' : verdicts),
   ];
@@ -212,7 +212,7 @@ function partialLines({ partial, events }: Receipt): string[] {
   const share = (count: number): string => `${countText(count)} (${percent(count, all)})`;
   const because = Object.entries(partial.undetermined)
     .sort(([, a], [, b]) => b - a)
-    .map(([state, steps]) => `${countText(steps)} steps because ${escapeControls(state)} unknown`);
+    .map(([state, steps]) => `${counted(steps, 'step')} because ${escapeControls(state)} unknown`);
   return [
     `partial trace, it does not tell: ${partial.unknown.map(escapeControls).join(', ')}`,
     `judged: of ${countText(all)} events ${share(predicted)} predicted, ${share(learned)} equal with learned or given parts, ${share(notJudged)} not judged`,

@@ -146,6 +146,9 @@ describe('refused', () => {
   test.each([
     [['--scope', 'guest'], 2, '--scope cannot apply'],
     [['--bail'], 2, '--bail cannot apply'],
+    [['--receipts'], 2, '--receipts cannot apply'],
+    [['--allow-unmodelled', 'lass'], 2, '--allow-unmodelled cannot apply'],
+    [['--allow-other-corpus'], 2, '--allow-other-corpus cannot apply'],
     [['--vm', 'a', '--vm', 'b', '--vm', 'c'], 2, '--vm is given more than twice'],
   ])('%j', async (options, expected, sentence) => {
     const packed = await packedCase();

@@ -144,7 +144,10 @@ describe('exit status', () => {
 
   test('2 for options that make no two machines', async () => {
     const path = await packedCase();
-    expect(await refused(path)).toContain('both machines are the same');
+    expect(await refused(path)).toContain('one trace, and no two machines: there is nothing to compare with');
+    expect(await refused(path, path, path)).toContain('3 traces, and no two machines');
+    expect(await refused(...WIRINGS, '--vm', 'a', path)).toContain('so --vm cannot apply');
+    expect(await refused(...WIRINGS, '--allow-other-corpus', path)).toContain('so --allow-other-corpus cannot apply');
     expect(await refused('--wiring', 'gva-walk', path)).toContain('twice');
     expect(await refused('--wiring', 'gva', '--wiring', 'gva-walk', path)).toContain('--wiring "gva": expected');
     expect(await refused('--mutant', 'm99', path)).toContain('--mutant "m99"');

@@ -127,6 +127,32 @@ describe('compare', () => {
     expect((await compareJson(clean, other, '--allow-other-corpus', '--strict')).exitStatus).toBe(1);
   });
 
+  test('without a trace in common is refused, whatever is allowed', async () => {
+    const other = await run('foreign.rwr', join(CORPUS, 'hand/pml.rwt'));
+    const { status, stdout, stderr } = await rewalk('compare', '--allow-other-corpus', clean, other);
+    expect([status, stdout]).toEqual([3, '']);
+    expect(stderr).toMatch(/^rewalk: E_NOTHING_COMPARED: no trace was replayed for both results: .*\n {2}hint: /);
+  });
+
+  test('and anything else names the file that is wrong', async () => {
+    const refusal = async (...argv: string[]): Promise<string> => {
+      const { status, stdout, stderr } = await rewalk('compare', ...argv);
+      expect(stdout).toBe('');
+      return `${status} ${stderr}`;
+    };
+    const trace = join(CORPUS, 'hand/pml.rwt');
+    expect(await refusal(clean, trace)).toMatch(/^2 .*E_USAGE: .* this is no results file \(.*pml\.rwt\)\n {2}hint: /);
+    expect(await refusal('none', clean)).toMatch(/^3 .*E_NO_SUCH_FILE: .*\(none\)\n {2}hint: /);
+    expect(await refusal('none.rwr', clean)).toMatch(/^3 .*E_NO_SUCH_FILE: .*\(none\.rwr\)/);
+    expect(await refusal(clean)).toMatch(/^2 .*E_USAGE: results are compared two by two; there is one/);
+    expect(await refusal(clean, again, mutant)).toMatch(/^2 .*E_USAGE: .* these are 3/);
+    for (const option of [['--scope', 'all'], ['--bail'], ['--vm', 'a'], ['--max-diffs', '2'], ['--mutant', 'm01']]) {
+      expect(await refusal(clean, again, ...option)).toMatch(
+        new RegExp(`^2 .*E_USAGE: .*so ${option[0]} cannot apply`),
+      );
+    }
+  });
+
   test('with results of a run that compared nothing is refused with a sentence', async () => {
     const lines = CASE.split('\n').filter((line) => !line.includes('expect') && !line.includes('physical'));
     const empty = await run('empty.rwr', file('nothing.jsonl', lines.join('\n')));

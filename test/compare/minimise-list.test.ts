@@ -74,3 +74,17 @@ test('members that only go together', () => {
   expect(best).toEqual(expect.arrayContaining([6]));
   expect(best).toHaveLength(2);
 });
+
+test('pairs that cannot go together are not tried', () => {
+  const tried: string[] = [];
+  const list: Shrinking<number> = {
+    best: [1, 2, 3, 4],
+    isOver: () => false,
+    attempt: (shorter) => {
+      tried.push(shorter.join(' '));
+      return false;
+    },
+  };
+  for (const _ of leaveOutPairs(list, (first, second) => (first + second) % 2 === 0));
+  expect(tried).toEqual(['1 3', '2 4']);
+});

@@ -10,7 +10,6 @@ import { folder, minimised, mutantAgainstClean, REPLAY, replayed, TRACES, writte
 /** Recordings that nobody made for a mutant: thousands of steps. */
 const CASES: readonly (readonly [mutant: string, trace: string, atMost: number])[] = [
   ['m44-pcide-keeps-roots', 'kvmmmu/ept0_g64', 3],
-  ['m57-accessed-before-rights', 'kvmmmu/ept0_pse', 4],
   ['m17-smap-not-in-role', 'kvmmmu/a_npt1', 15],
 ];
 

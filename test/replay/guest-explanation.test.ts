@@ -5,8 +5,9 @@ import { fromBigInt } from '../../src/bits/word64.ts';
 import { defaultKvmConfig } from '../../src/formats/kvm-config.ts';
 import { Reg } from '../../src/formats/registers.ts';
 import { ACCESS_TYPE_SHIFT, ACCESS_WALKED, AccessType, StepKind } from '../../src/formats/step.ts';
-import { GuestExplanations, underKvm } from '../../src/replay/guest-explanation.ts';
+import { GuestExplanations } from '../../src/replay/guest-explanation.ts';
 import { GuestOutcome } from '../../src/replay/guest-outcome.ts';
+import { underKvm } from '../../src/replay/under-kvm.ts';
 import {
   CR0_PAGING,
   CR4_PAE,
@@ -101,7 +102,7 @@ function avoids({ vendor, entry, dirty, clean, enter }: Stage, type: number, fla
   const seen = new GuestOutcome();
   seen.ofLog(machine.log);
   const [addressLo, bits] = [fromBigInt(entry).lo | 0, fromBigInt(dirty).lo];
-  return explanations.avoids(op, Number(PAGE_5), 0, seen, { addressLo, addressHi: 0, bits });
+  return explanations.flags.avoids({ op, lo: Number(PAGE_5), hi: 0, seen }, { addressLo, addressHi: 0, bits });
 }
 
 describe.each(STAGES)('a page of $name that is read through the TLB, its page table of now in it', (stage) => {

@@ -30,7 +30,16 @@ const FOUND: readonly (readonly [name: string, old: readonly number[], recent: r
   ['exit-left-over', [17], [6, 17]],
   ['accessed-set-with-full-log', [18], [18]],
   ['device-accesses-untold', [6, 17], [19]],
+  ['tables-untold', [6, 14, 17], [19]],
+  ['table-without-slot', [6, 14], [6]],
+  ['own-flags-untracked', [], [21]],
+  ['pdptes-left-over', [], [22]],
+  ['read-only-table', [20], []],
+  ['log-apart', [18], [18]],
   // Lawful without an entry of the list.
+  ['pdptes-by-stale-ept', [], []],
+  ['stale-for-first-translations', [], []],
+  ['read-before-write', [], []],
   ['stale-for-one-stage', [], []],
   ['pdptes-before-store', [], []],
 ];

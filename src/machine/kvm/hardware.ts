@@ -63,7 +63,7 @@ const GUESTS_OWN = [
   Reg.SMM,
   Reg.PAT,
 ] as const;
-/** What L1 wants of L2's exceptions: KVM has nothing to add while it needs no #PF itself. */
+/** What L1 wants of L2's exceptions. Under shadow paging a #PF is KVM's before it is anybody's, whatever L1 wants. */
 const OF_L1 = [Reg.EXCEPTION_BITMAP, Reg.PFEC_MASK_MATCH] as const;
 /** What SPTEs cannot express (keys), or the hardware must not do while the guest does not page. */
 const HIDDEN_CR4 = CR4_PKE | CR4_PKS;
@@ -130,15 +130,15 @@ export class Hardware extends BareMachine {
   /** Puts the processor into the state in which KVM runs a guest with registers `guest` on `root`. */
   load(guest: Uint32Array, root: RootState | null): void {
     this.rooted = root !== null;
+    const inGuestMode = guest[2 * Reg.GUEST_MODE] !== GuestMode.NONE;
+    for (const register of OF_L1) {
+      this.setRegister(register, inGuestMode ? guest[2 * register]! : 0, inGuestMode ? guest[2 * register + 1]! : 0);
+    }
     if (!this.config.tdp) {
       if (root !== null) this.loadShadow(guest, root);
       return;
     }
     for (const register of GUESTS_OWN) this.setRegister(register, guest[2 * register]!, guest[2 * register + 1]!);
-    const inGuestMode = guest[2 * Reg.GUEST_MODE] !== GuestMode.NONE;
-    for (const register of OF_L1) {
-      this.setRegister(register, inGuestMode ? guest[2 * register]! : 0, inGuestMode ? guest[2 * register + 1]! : 0);
-    }
     if (root === null) return;
     if (this.config.vendor === 'amd') {
       this.setRegister(Reg.NESTED_CONTROL, NESTED_NP_ENABLE | (root.splitsExecute ? NESTED_GMET : 0), 0);

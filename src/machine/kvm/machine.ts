@@ -233,7 +233,8 @@ export class KvmMachine implements Machine, KvmView {
         );
         break;
       case StepKind.VCPU:
-        cpu.memoryChanges();
+        // What others store from here on comes after what this one has been set to run.
+        cpu.memoryChanges(true);
         this.useCpu(operandLo >>> 0);
         break;
       default:
