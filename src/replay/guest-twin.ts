@@ -66,12 +66,13 @@ export class GuestTwin {
   /** The bare machine is about to make a step: every one, so that no table is missed. */
   begin(): void {
     this.logIndex = this.bare.register(Reg.PML_INDEX);
-    if (this.bare.tdpWalk !== null) this.noteTables();
+    this.noteTables();
   }
 
   /** The bare machine's log of its last step has rows of tables that KVM has to shadow. */
   private noteTables(): void {
-    const { log } = this.bare;
+    const { log, tdpWalk } = this.bare;
+    if (tdpWalk === null) return;
     for (let at = 0; at < log.count * ROW; at += ROW) {
       const row = log.rows[at]!;
       if ((row & OBS_KIND_MASK) !== Obs.ELEMENT || ((row >>> OBS_DIM_SHIFT) & OBS_DIM_MASK) === Dim.GUEST) continue;
@@ -89,8 +90,9 @@ export class GuestTwin {
     return { lo: log.rows[last + ROW_ADDRESS_LO]!, hi: log.rows[last + ROW_ADDRESS_HI]! };
   }
 
-  /** Another access is to be explained. */
+  /** Another access, which the bare machine has just made, is to be explained. */
   forget(): void {
+    this.noteTables();
     this.readBefore.length = 0;
   }
 
