@@ -85,6 +85,11 @@ export class AccessedDirty {
     return ofKvm ?? this.logged(byBare || byKvm);
   }
 
+  /** The same where bits are compared at the end only: those that KVM's walker may have set, the bare machine takes over. */
+  takeOverSetByKvm(each: ProgramStep, seen: GuestOutcome): void {
+    this.writtenByKvm(each, seen);
+  }
+
   private writtenByBare(each: ProgramStep, seen: GuestOutcome): [followed: boolean, wrong?: Wrong] {
     const { addressLo, addressHi } = each;
     const { bare, kvm, entries } = this.sides;

@@ -180,7 +180,7 @@ class Differential {
         const wrong = this.accessedDirty.afterEqual(each, seen);
         if (wrong !== undefined) return wrong;
       } else if (verdict !== undefined) this.accessedDirty.afterOther();
-    }
+    } else if (verdict === 'equal') this.accessedDirty.takeOverSetByKvm(each, seen);
     if (otherPdptes) this.passedOtherwise = true;
     if (verdict === 'equal') tally.equal++;
     else if (verdict === 'undetermined') tally.undetermined++;

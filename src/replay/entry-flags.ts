@@ -57,14 +57,18 @@ export class EntryFlags {
 
   /**
    * Whether, with the tables as they stand or with what may be cached of them, the access may set `bits` in the entry; or
-   * KVM's emulator may, which reads what it is going to change before it writes (facts/kvm-mmu.md §6.6).
+   * KVM's emulator may, where it makes the access: it reads what it is going to change before it writes (facts/kvm-mmu.md
+   * §6.6, §6.7).
    */
   maySet(access: SeenAccess, entry: FlagBits): boolean {
     const { twin } = this;
     const { op, lo, hi } = access;
     return twin.asBefore(() => {
-      twin.set(twin.view(access));
+      const view = twin.view(access);
+      twin.set(view);
       if (twin.isPossible(access, () => this.sets(op, entry))) return true;
+      if (!view.reachesDevice()) return false;
+      twin.set(view);
       const reads = (op & ~(ACCESS_TYPE_MASK << ACCESS_TYPE_SHIFT)) | (AccessType.READ << ACCESS_TYPE_SHIFT);
       twin.machine.probe(reads | ACCESS_SOFTWARE, lo, hi);
       return this.sets(reads, entry);
@@ -86,8 +90,11 @@ export class EntryFlags {
       if (event !== KvmEvent.SET_ACCESSED_BIT && event !== KvmEvent.SET_DIRTY_BIT) continue;
       const [lo, hi] = [log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!];
       each(lo, hi);
-      if (!ready) twin.set(twin.view(access));
-      ready = true;
+      if (!ready) {
+        twin.noteTables();
+        twin.set(twin.view(access));
+        ready = true;
+      }
       const address = twin.physicalOf(lo, hi);
       if (address !== undefined) each(address.lo, address.hi);
     }
@@ -95,10 +102,12 @@ export class EntryFlags {
 
   /**
    * Whether the twin's last walk, for an access with word `op`, would have set the bits: dirty ones only in the entry that
-   * maps what is written, in EPT and NPT on the way to it.
+   * maps what is written, in EPT and NPT on the way to it; in the guest's entries none if it ended in #PF.
    */
   private sets(op: number, { addressLo, addressHi, bits }: FlagBits): boolean {
-    const { rows, count } = this.twin.machine.log;
+    const { machine } = this.twin;
+    const { rows, count } = machine.log;
+    const pageFault = machine.failedWalk() === machine.cpuWalk;
     const writes = WRITES.has((op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK);
     let set = bits;
     for (let at = 0; at < count * ROW; at += ROW) {
@@ -110,6 +119,7 @@ export class EntryFlags {
       const value = rows[at + ROW_VALUE_LO]!;
       const leaf = observationLevel(row) === 1 || (value & ENTRY_PS) !== 0;
       const ofGuest = observationDim(row) === Dim.GUEST;
+      if (ofGuest && pageFault) continue;
       const wanted = !ofGuest ? set : writes && leaf ? bits : bits & ~X86_D;
       if ((value & wanted) !== wanted) return true;
     }

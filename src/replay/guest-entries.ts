@@ -79,11 +79,9 @@ export class GuestEntries {
   }
 
   /**
-   * With a second stage, where KVM's walker has set A or D in the last step and the bare machine has not: lawful if the
-   * access may set them. If not, the difference stays one, which the comparison at the end will find.
+   * Where KVM's walker has set A or D in the last step and the bare machine has not: lawful if the access may set them. If not, the difference stays one, which the comparison at the end will find.
    */
   noteKvmWrites(access: SeenAccess, flags: EntryFlags): void {
-    if (this.bare.tdpWalk === null) return;
     flags.forEachSetByKvm(access, this.guest.log, (addressLo, addressHi) => {
       if (this.apart.has(wordNumber(addressLo, addressHi))) this.apartNow = true;
       const [have] = this.guest.readEntry(Obs.ENTRY_AFTER, addressLo, addressHi);

@@ -68,20 +68,32 @@ export class GuestExplanations {
    * effect on that.
    */
   explain(access: SeenAccess, expected?: GuestOutcome): GuestExplanation {
-    if (access.seen.kind === Obs.NONE) return this.explainNoEnd();
-    this.twin.forget();
-    return this.twin.asBefore(() => this.find(access, expected));
+    const { twin } = this;
+    twin.forget();
+    return twin.asBefore(() => (access.seen.kind === Obs.NONE ? this.findNoEnd(access) : this.find(access, expected)));
   }
 
-  /** The guest tries again for ever. */
-  private explainNoEnd(): GuestExplanation {
-    const { config, bare } = this;
+  /** The guest tries again for ever: it needs a flag set in a table that it cannot write to. */
+  private findNoEnd(access: SeenAccess): GuestExplanation {
+    const { config, twin, kvm } = this;
     if (!config.tdp || config.profile !== '6.1') return { kind: 'none' };
-    const { log } = bare;
-    for (let i = 0; i < log.count; i++) {
-      if ((log.op(i) & OBS_KIND_MASK) !== Obs.ELEMENT || observationDim(log.op(i)) !== Dim.GUEST) continue;
-      const frame = frameOf(log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!);
-      if (this.kvm.backing(frame) === 'read-only') return { kind: 'legal', by: [legalDifference('read-only-table')] };
+    const { log } = twin.machine;
+    const readsReadOnlyTable = (): boolean => {
+      for (let i = 0; i < log.count; i++) {
+        if ((log.op(i) & OBS_KIND_MASK) !== Obs.ELEMENT || observationDim(log.op(i)) !== Dim.GUEST) continue;
+        const frame = frameOf(log.rows[i * ROW + ROW_ADDRESS_LO]!, log.rows[i * ROW + ROW_ADDRESS_HI]!);
+        if (kvm.backing(frame) === 'read-only') return true;
+      }
+      return false;
+    };
+    const table = legalDifference('read-only-table');
+    for (const more of [undefined, legalDifference('pdptes-on-demand')]) {
+      const view = twin.view(access);
+      if (more !== undefined && !more.change(view)) continue;
+      twin.set(view);
+      if (twin.isPossible(access, readsReadOnlyTable)) {
+        return { kind: 'legal', by: more === undefined ? [table] : [more, table] };
+      }
     }
     return { kind: 'none' };
   }

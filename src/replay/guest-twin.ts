@@ -70,7 +70,7 @@ export class GuestTwin {
   }
 
   /** The bare machine's log of its last step has rows of tables that KVM has to shadow. */
-  private noteTables(): void {
+  noteTables(): void {
     const { log, tdpWalk } = this.bare;
     if (tdpWalk === null) return;
     for (let at = 0; at < log.count * ROW; at += ROW) {

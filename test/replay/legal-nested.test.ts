@@ -35,6 +35,7 @@ const FOUND: readonly (readonly [name: string, old: readonly number[], recent: r
   ['own-flags-untracked', [], [21]],
   ['pdptes-left-over', [], [22]],
   ['read-only-table', [20], []],
+  ['read-only-table-by-pdpte', [10, 20], [10]],
   ['log-apart', [18], [18]],
   // Lawful without an entry of the list.
   ['pdptes-by-stale-ept', [], []],
