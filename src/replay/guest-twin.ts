@@ -134,11 +134,10 @@ export class GuestTwin {
       eitherPse: false,
       fetchesWithoutRead: false,
       untrackedFlags: false,
-      pdptesInRegisters: false,
+      pdptesIn: undefined,
       exited: ((EXITS >>> seen.kind) & 1) !== 0,
       translated: seen.kind === Obs.TRANSLATED,
       reachesDevice: () => this.reachesDevice(access),
-      read: (lo, hi) => this.bare.readEntry(Obs.ENTRY_AFTER, lo, hi),
       pdptesOfKvm: this.kvm.pdptes,
     };
   }
@@ -155,7 +154,7 @@ export class GuestTwin {
     machine.eptWalk.logsDirtyOnly = logsDirtyOnly;
     machine.reportsFailedFetches = emulated;
     this.lawful.untrackedFlags = untrackedFlags;
-    if (view.pdptesInRegisters) machine.cpuWalk.pdptesInMemory = false;
+    if (view.pdptesIn !== undefined) machine.cpuWalk.pdptesInMemory = view.pdptesIn === 'memory';
   }
 
   /** Whether something holds of the machine's walk, with the tables as they stand or with what may be cached of them. */
@@ -167,9 +166,9 @@ export class GuestTwin {
     return possible;
   }
 
-  /** With the tables as they stand, or with what may be cached of them. */
+  /** With the tables as they stand, or with what may be cached of them; on KVM no accessed flag wants room in the log. */
   private reachesDevice(access: SeenAccess): boolean {
-    this.set(this.view(access));
+    this.set({ ...this.view(access), logsDirtyOnly: true });
     return this.isPossible(access, () => this.walkReachesDevice(access.lo));
   }
 

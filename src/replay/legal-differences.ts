@@ -63,8 +63,8 @@ export interface GuestView {
   fetchesWithoutRead: boolean;
   /** What the guest's own flags do to an entry of EPT that they are set in goes unnoticed. */
   untrackedFlags: boolean;
-  /** PDPTEs are those in the registers, also under NPT. */
-  pdptesInRegisters: boolean;
+  /** Where walks find the PDPTEs, whatever the second stage: in the registers, or in memory each time. */
+  pdptesIn: 'registers' | 'memory' | undefined;
   /** The PDPTEs that KVM has loaded last, two halves each. */
   readonly pdptesOfKvm: () => Int32Array;
   /** The guest on KVM got through to memory. If not, its fault comes from KVM's own walk of the guest's tables. */
@@ -73,8 +73,6 @@ export interface GuestView {
   readonly exited: boolean;
   /** The processor meets memory without a slot, or a read-only one, or finds a table of L2's in a table that KVM shadows. */
   readonly reachesDevice: () => boolean;
-  /** The 8-byte word of guest memory at a physical address, two unsigned halves. */
-  readonly read: (lo: number, hi: number) => readonly [lo: number, hi: number];
 }
 
 export interface LegalDifference {
@@ -89,7 +87,6 @@ export interface LegalDifference {
   readonly change: (view: GuestView) => boolean;
 }
 
-const ENTRIES_OF_CR3 = 4;
 const WRITES: ReadonlySet<number> = new Set([AccessType.WRITE, AccessType.RMW]);
 
 function low(view: GuestView, register: number): number {
@@ -210,13 +207,10 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
     citation: 'APM vol. 2 15.25.10',
     sentence: 'Under NPT the PDPTEs of PAE paging are read from memory on each walk; without it, when CR3 is loaded.',
     change(view) {
-      const { config, registers } = view;
+      const { config } = view;
       const pae = (low(view, Reg.CR4) & CR4_PAE) !== 0 && (low(view, Reg.EFER) & EFER_LMA) === 0;
       if (!config.tdp || config.vendor !== 'amd' || !pages(view) || !pae) return false;
-      const table = low(view, Reg.CR3) & ~0x1f;
-      for (let index = 0; index < ENTRIES_OF_CR3; index++) {
-        registers.set(view.read(table + 8 * index, 0), 2 * (Reg.PDPTE0 + index));
-      }
+      view.pdptesIn = 'memory';
       return true;
     },
   },
@@ -383,7 +377,7 @@ export const LEGAL_DIFFERENCES: readonly LegalDifference[] = [
       if (!config.tdp || config.vendor !== 'amd' || !pages(view) || !pae || view.translated) return false;
       if ((view.op & ACCESS_SOFTWARE) === 0 && !view.reachesDevice()) return false;
       registers.set(view.pdptesOfKvm(), 2 * Reg.PDPTE0);
-      view.pdptesInRegisters = true;
+      view.pdptesIn = 'registers';
       view.emulated = true;
       view.op |= ACCESS_SOFTWARE;
       return true;
