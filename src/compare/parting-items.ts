@@ -2,8 +2,8 @@
 
 import type { KvmConfig } from '../formats/kvm-config.ts';
 import { OBS_KIND_MASK, Obs } from '../formats/observation.ts';
-import type { CapturedStep, Words } from '../replay/explain.ts';
-import { type Seen, type SeenWord, seenWordText } from '../replay/explain-watch.ts';
+import { type Seen, type SeenWord, seenWordText } from '../replay/explain-seen.ts';
+import type { CapturedStep, Words } from '../replay/explain-step.ts';
 import type { ContextName, ExplainedPlace } from '../replay/explanation.ts';
 import type { Row } from '../replay/result.ts';
 import { sideBySide } from '../replay/sequence.ts';

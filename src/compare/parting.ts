@@ -5,7 +5,10 @@
  */
 
 import type { KvmConfig } from '../formats/kvm-config.ts';
-import { contradictionsIn, divergenceOf, Explainer, type ExplainerOptions, type Words } from '../replay/explain.ts';
+import { Explainer, type ExplainerOptions } from '../replay/explain.ts';
+import { divergenceOf } from '../replay/explain-divergence.ts';
+import type { Words } from '../replay/explain-step.ts';
+import { contradictionsIn } from '../replay/explain-walks.ts';
 import type { ExplainedDivergence, ExplainedParting, Explanation } from '../replay/explanation.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';

@@ -12,8 +12,9 @@ import { ENTRIES } from '../mmu/shadow-page.ts';
 import { SPTE_W } from '../mmu/spte.ts';
 import { Request, type Vcpu } from '../mmu/vcpu.ts';
 import type { KvmPageWalk } from '../paging/kvm-page-walk.ts';
+import { cover } from './cover.ts';
 import { HardwareCoverage } from './coverage-hardware.ts';
-import { Checks, type CoverageSet, cover } from './coverage-set.ts';
+import { Checks, type CoverageSet } from './coverage-set.ts';
 import { SoftwareCoverage } from './coverage-software.ts';
 
 const REQUESTS: readonly (readonly [bit: number, name: string])[] = [

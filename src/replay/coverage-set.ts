@@ -65,17 +65,3 @@ export class Checks {
     this.set.reach(check, level, outcome);
   }
 }
-
-/** Covers a method of an object, of which this coverage alone knows; `told` gets the call still to be made. */
-export function cover<Args extends unknown[], Result>(
-  object: object,
-  name: string,
-  told: (call: () => Result, ...args: Args) => Result,
-): void {
-  const methods = object as Record<string, (...args: Args) => Result>;
-  const original = methods[name];
-  if (typeof original !== 'function') throw new Error(`nothing to cover: ${name}`);
-  methods[name] = function (this: unknown, ...args: Args): Result {
-    return told(() => original.apply(this ?? object, args), ...args);
-  };
-}

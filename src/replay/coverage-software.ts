@@ -7,8 +7,8 @@ import { FETCH, PFEC_P, PFEC_PK, PFEC_RSVD, USER, WRITE } from '../paging/access
 import { accessedBit, dirtyBit, isLastGpte, isPresentGpte } from '../paging/guest-entry.ts';
 import { type KvmPageWalk, PteFormat } from '../paging/kvm-page-walk.ts';
 import { cr0Wp, EXT_CR4_SMAP, eferNx } from '../paging/kvm-roles.ts';
-import { RowLog } from '../paging/row-log.ts';
-import { formatName } from './coverage-hardware.ts';
+import { coverLog } from './cover.ts';
+import { formatName } from './coverage-entries.ts';
 import { Checks, type CoverageSet } from './coverage-set.ts';
 
 const ENTRY_W = 1 << 1;
@@ -27,23 +27,6 @@ interface Pending {
   readonly levels: { readonly level: number; readonly at: number; readonly lo: number; readonly hi: number }[];
 }
 
-/** The log of a walk: the machine's, with a look at what goes there. */
-class SeenLog extends RowLog {
-  private readonly to: RowLog;
-  private readonly told: (op: number, addressLo: number, valueLo: number, valueHi: number) => void;
-
-  constructor(to: RowLog, told: (op: number, addressLo: number, valueLo: number, valueHi: number) => void) {
-    super();
-    this.to = to;
-    this.told = told;
-  }
-
-  override push(op: number, addressLo: number, addressHi: number, valueLo: number, valueHi: number): void {
-    this.told(op, addressLo, valueLo, valueHi);
-    this.to.push(op, addressLo, addressHi, valueLo, valueHi);
-  }
-}
-
 export class SoftwareCoverage {
   private readonly cpu: Checks;
   private readonly nested: Checks;
@@ -59,10 +42,9 @@ export class SoftwareCoverage {
   /** Looks at the walks of a vCPU. */
   attach(vcpu: Vcpu): void {
     for (const walk of new Set([...vcpu.wiring.cpuWalks, vcpu.cpuWalk, vcpu.tdpWalk])) {
-      const log = new SeenLog(walk.log, (op, addressLo, valueLo, valueHi) => {
+      coverLog(walk, (op, addressLo, valueLo, valueHi) => {
         if ((op & OBS_KIND_MASK) === Obs.KVM_EVENT) this.event(vcpu, walk, op, addressLo, valueLo, valueHi);
       });
-      Object.assign(walk, { log });
     }
   }
 

@@ -54,9 +54,10 @@ import { KvmMachine } from '../machine/kvm/machine.ts';
 import type { Machine } from '../machine/machine.ts';
 import { ROW, ROW_VALUE_LO } from '../paging/row-log.ts';
 import type { Stimulus } from '../trace/stimulus.ts';
+import { cover } from './cover.ts';
 import { HardwareCoverage } from './coverage-hardware.ts';
 import { KvmCoverage } from './coverage-kvm.ts';
-import { Checks, CoverageSet, cover } from './coverage-set.ts';
+import { Checks, CoverageSet } from './coverage-set.ts';
 import { SameGuest } from './same-guest.ts';
 
 /** Bits of registers whose change is a cell: register, bit, check. */

@@ -4,38 +4,28 @@
  */
 
 import { hexText } from '../bits/word64.ts';
-import { decodeEptEntry } from '../formats/decode/ept.ts';
-import { decodePfec, decodeQualification } from '../formats/decode/fault.ts';
-import { decodeSpte } from '../formats/decode/kvm-spte.ts';
-import { decodePageTableEntry, entryName, type PagingMode, pageSizeName } from '../formats/decode/page-table-entry.ts';
-import type { KvmConfig } from '../formats/kvm-config.ts';
 import {
   Dim,
-  OBS_KIND_MASK,
   OBS_NESTED_ACCESS_MASK,
   OBS_NESTED_ACCESS_SHIFT,
   OBS_NESTED_OF_TABLE,
   OBS_NESTED_USER,
-  OBS_PAGE_SHIFT_MASK,
-  OBS_PAGE_SHIFT_SHIFT,
-  OBS_VECTOR_MASK,
-  OBS_VECTOR_SHIFT,
   Obs,
   observationDim,
   observationLevel,
 } from '../formats/observation.ts';
-import { CR0_PG, CR4_LA57, CR4_PAE, EFER_LMA, EFER_LME, Reg } from '../formats/registers.ts';
+import { AccessType } from '../formats/step.ts';
+import { askedOf, expectedCode } from './explain-asked.ts';
+import { kindOf, resultText, specialCheck, vectorOf } from './explain-hardware-end.ts';
 import {
-  ACCESS_AC,
-  ACCESS_CPL_MASK,
-  ACCESS_CPL_SHIFT,
-  ACCESS_SHADOW_STACK,
-  ACCESS_TYPE_MASK,
-  ACCESS_TYPE_SHIFT,
-  ACCESS_USER,
-  AccessType,
-} from '../formats/step.ts';
-import type { PageWalk } from '../paging/page-walk.ts';
+  addressNode,
+  firstEntryNode,
+  type HardwareView,
+  pdpteNode,
+  registerNode,
+  secondEntryNode,
+  writeNode,
+} from './explain-hardware-nodes.ts';
 import {
   type Asked,
   askedText,
@@ -52,53 +42,10 @@ import {
   rightsText,
   withVerdict,
 } from './explain-rules.ts';
-import type { ContextName, ExplainedCheck, ExplainedWalk, WalkNode } from './explanation.ts';
+import type { ExplainedCheck, ExplainedWalk, WalkNode } from './explanation.ts';
 import type { Row } from './result.ts';
 
-/** What the rows of a processor's walk are to be read by. */
-export interface HardwareView {
-  readonly cpuWalk: PageWalk;
-  readonly tdpWalk: PageWalk | null;
-  /** Of the processor, 2 elements each. */
-  readonly registers: Uint32Array;
-  readonly maxphyaddr: number;
-  readonly vendor: 'intel' | 'amd' | undefined;
-  readonly executeOnly: boolean;
-  /** Whose the tables are that CR3 and the second stage's root lead to. */
-  readonly first: ContextName;
-  readonly second: ContextName;
-  /** Set where the tables of a stage hold SPTEs of an emulated KVM. */
-  readonly sptes: 'first' | 'second' | undefined;
-  readonly config: KvmConfig | undefined;
-}
-
-/** What an ACCESS or GPA_ACCESS step asks for. */
-export function askedOf(op: number): Asked {
-  const type = (op >>> ACCESS_TYPE_SHIFT) & ACCESS_TYPE_MASK;
-  const user = (op & ACCESS_USER) !== 0;
-  return {
-    write: type === AccessType.WRITE || type === AccessType.RMW,
-    fetch: type === AccessType.FETCH,
-    user,
-    implicit: !user && ((op >>> ACCESS_CPL_SHIFT) & ACCESS_CPL_MASK) === 3,
-    ac: (op & ACCESS_AC) !== 0,
-    shadowStack: (op & ACCESS_SHADOW_STACK) !== 0,
-  };
-}
-
-export function pagingMode(registers: Uint32Array): PagingMode | undefined {
-  const low = (register: number): number => registers[2 * register]!;
-  if ((low(Reg.CR0) & CR0_PG) === 0) return undefined;
-  if ((low(Reg.CR4) & CR4_PAE) === 0) return '32-bit';
-  if ((low(Reg.EFER) & (EFER_LMA | EFER_LME)) === 0) return 'pae';
-  return (low(Reg.CR4) & CR4_LA57) !== 0 ? '5-level' : '4-level';
-}
-
 type Writable<T> = { -readonly [Key in keyof T]: T[Key] };
-
-function kindOf(row: Row): number {
-  return row.op & OBS_KIND_MASK;
-}
 
 /** A stage while it is read. */
 interface Stage {
@@ -156,7 +103,8 @@ class TreeReader {
           break;
         case Obs.PDPTE:
           this.begin();
-          this.outer.nodes.push(this.registerNode(row));
+          this.outer.nodes.push(pdpteNode(row, this.view));
+          if ((row.valueLo & 1) === 0) this.outer.stopped = true;
           break;
         case Obs.ELEMENT:
           if (observationDim(row.op) === Dim.GUEST) this.outerEntry(row);
@@ -179,36 +127,9 @@ class TreeReader {
       const { view } = this;
       if (view.cpuWalk.rootLevel !== 0) {
         const root = `${hexText(view.cpuWalk.rootLo, view.cpuWalk.rootHi)}`;
-        this.outer.nodes.push(register(view.sptes === 'first' ? 'root' : 'CR3', view.first, root));
+        this.outer.nodes.push(registerNode(view.sptes === 'first' ? 'root' : 'CR3', view.first, root));
       }
     }
-  }
-
-  private registerNode(row: Row): WalkNode {
-    const value = hexText(row.valueLo, row.valueHi);
-    const { vendor, maxphyaddr } = this.view;
-    const decoded = decodePageTableEntry({ lo: row.valueLo, hi: row.valueHi }, 3, {
-      paging: 'pae',
-      vendor,
-      maxphyaddr,
-    });
-    const present = (row.valueLo & 1) !== 0;
-    if (!present) this.outer.stopped = true;
-    return {
-      ...register(`PDPTE${observationLevel(row.op)} register`, this.view.first, value),
-      decoded: decoded.short,
-      level: 3,
-      checks: [
-        {
-          name: 'present',
-          rule: 'P must be 1',
-          citation: 'SDM vol. 3A 4.4.1',
-          outcome: present ? 'pass' : 'fail',
-          detail: '',
-        },
-      ],
-      ...(present ? {} : { stopped: 'present' }),
-    };
   }
 
   private outerEntry(row: Row): void {
@@ -234,39 +155,12 @@ class TreeReader {
       outer.anyHi |= hi;
       outer.leafHi = hi;
     }
-    const paging = isSpte ? undefined : pagingMode(view.registers);
-    const gpa = this.pendingGpa === null ? '' : hexText(this.pendingGpa.addressLo, this.pendingGpa.addressHi);
-    outer.nodes.push({
-      kind: 'entry',
-      context: view.first,
-      name: isSpte ? `SPTE level ${level}` : entryName(level),
-      level,
-      address: hexText(row.addressLo, row.addressHi),
-      gpa,
-      value: hexText(row.valueLo, row.valueHi),
-      decoded: isSpte
-        ? this.spteText(row, level)
-        : decodePageTableEntry({ lo: row.valueLo, hi: row.valueHi }, level, {
-            paging,
-            vendor: view.vendor,
-            maxphyaddr: view.maxphyaddr,
-            pse: view.cpuWalk.pse,
-          }).short,
-      rights: stopped === undefined ? rightsText(outer.allLo, outer.anyHi) : '',
-      checks,
-      ...(stopped === undefined ? {} : { stopped: stopped.name }),
-      inner: this.pending,
-    });
+    const rights = stopped === undefined ? rightsText(outer.allLo, outer.anyHi) : '';
+    const judged = { checks, rights, stopped: stopped?.name };
+    outer.nodes.push(firstEntryNode(row, view, judged, this.pendingGpa, this.pending));
     if (stopped !== undefined) outer.stopped = true;
     this.pending = [];
     this.pendingGpa = null;
-  }
-
-  private spteText(row: Row, level: number): string {
-    const { config } = this.view;
-    if (config === undefined) return '';
-    const ept = config.vendor === 'intel' && config.tdp;
-    return decodeSpte({ lo: row.valueLo, hi: row.valueHi }, { profile: config.profile, ept, level }).short;
   }
 
   private innerEntry(row: Row): void {
@@ -277,7 +171,7 @@ class TreeReader {
       inner.started = true;
       const { tdpWalk } = view;
       const name = view.sptes === 'second' ? 'root' : observationDim(row.op) === Dim.EPT ? 'EPTP' : 'nCR3';
-      if (tdpWalk !== null) inner.nodes.push(register(name, view.second, hexText(tdpWalk.rootLo, tdpWalk.rootHi)));
+      if (tdpWalk !== null) inner.nodes.push(registerNode(name, view.second, hexText(tdpWalk.rootLo, tdpWalk.rootHi)));
     }
     const level = observationLevel(row.op);
     const ept = observationDim(row.op) === Dim.EPT;
@@ -290,37 +184,13 @@ class TreeReader {
     inner.anyHi |= hi;
     inner.leafHi = hi;
     if (stopped !== undefined) inner.stopped = true;
-    const word = { lo: row.valueLo, hi: row.valueHi };
-    const stage = ept ? 'EPT' : 'NPT';
-    const isSpte = view.sptes === 'second';
-    const decoded = isSpte
-      ? this.spteText(row, level)
-      : ept
-        ? decodeEptEntry(word, level, {
-            mbec: this.eptMode.mbec,
-            accessedDirty: this.eptMode.ad,
-            maxphyaddr: view.maxphyaddr,
-          }).short
-        : decodePageTableEntry(word, level, { vendor: view.vendor, maxphyaddr: view.maxphyaddr }).short;
-    inner.nodes.push({
-      kind: 'entry',
-      context: view.second,
-      name: isSpte ? `SPTE level ${level}` : `${stage} ${entryName(level)}`,
-      level,
-      address: hexText(row.addressLo, row.addressHi),
-      gpa: '',
-      value: hexText(row.valueLo, row.valueHi),
-      decoded,
-      rights:
-        stopped !== undefined
-          ? ''
-          : ept
-            ? eptRightsText(inner.allLo, this.eptMode.mbec)
-            : rightsText(inner.allLo, inner.anyHi),
-      checks,
-      ...(stopped === undefined ? {} : { stopped: stopped.name }),
-      inner: [],
-    });
+    const rights =
+      stopped !== undefined
+        ? ''
+        : ept
+          ? eptRightsText(inner.allLo, this.eptMode.mbec)
+          : rightsText(inner.allLo, inner.anyHi);
+    inner.nodes.push(secondEntryNode(row, view, this.eptMode, { checks, rights, stopped: stopped?.name }));
   }
 
   /** The second stage is through, or has ended in a fault, which `faulted` says. */
@@ -358,24 +228,7 @@ class TreeReader {
 
   /** What the second stage translated is not an entry that was read: the final address, or one of which the read failed. */
   private leaveAddress(): void {
-    const start = this.pendingGpa;
-    const ofTable = start !== null && (start.op & OBS_NESTED_OF_TABLE) !== 0;
-    const gpa = start === null ? '' : hexText(start.addressLo, start.addressHi);
-    const stopped = this.pending.find((node) => node.stopped !== undefined)?.stopped;
-    this.outer.nodes.push({
-      kind: 'address',
-      context: this.view.first,
-      name: ofTable ? 'table entry' : 'final address',
-      level: 0,
-      address: gpa,
-      gpa,
-      value: '',
-      decoded: ofTable ? "an entry of the guest's tables" : 'where the access goes',
-      rights: '',
-      checks: [],
-      ...(stopped === undefined ? {} : { stopped }),
-      inner: this.pending,
-    });
+    this.outer.nodes.push(addressNode(this.pendingGpa, this.view.first, this.pending));
     this.pending = [];
     this.pendingGpa = null;
   }
@@ -383,20 +236,7 @@ class TreeReader {
   private write(row: Row): void {
     this.closeInner();
     const guest = observationDim(row.op) === Dim.GUEST;
-    const level = observationLevel(row.op);
-    const node: WalkNode = {
-      kind: 'write',
-      context: guest ? this.view.first : this.view.second,
-      name: `${guest ? '' : observationDim(row.op) === Dim.EPT ? 'EPT ' : 'NPT '}${entryName(level)}`,
-      level,
-      address: hexText(row.addressLo, row.addressHi),
-      gpa: '',
-      value: hexText(row.valueLo, row.valueHi),
-      decoded: 'accessed or dirty set',
-      rights: '',
-      checks: [],
-      inner: [],
-    };
+    const node = writeNode(row, this.view);
     if (guest || this.pending.length === 0) this.outer.nodes.push(node);
     else this.pending.push(node);
   }
@@ -420,8 +260,7 @@ class TreeReader {
     if (special !== undefined) this.checks = [special];
     if (!outer.started || outer.stopped || view.cpuWalk.rootLevel === 0) return;
     const reached = outer.nodes.some((node) => node.kind === 'entry');
-    const vector = (row.op >>> OBS_VECTOR_SHIFT) & OBS_VECTOR_MASK;
-    const isPageFault = kind === Obs.EXCEPTION && vector === 14;
+    const isPageFault = kind === Obs.EXCEPTION && vectorOf(row) === 14;
     if (!reached || (kind !== Obs.TRANSLATED && !isPageFault)) return;
     const checks = withVerdict(rightsChecks(outer, this.asked, this.mode), isPageFault, (row.valueLo & 0x20) !== 0);
     this.checks = checks;
@@ -430,88 +269,8 @@ class TreeReader {
   }
 }
 
-/** What ends an access besides entries and rights. */
-function specialCheck(row: Row): ExplainedCheck | undefined {
-  const failed = { outcome: 'fail' as const };
-  const vector = (row.op >>> OBS_VECTOR_SHIFT) & OBS_VECTOR_MASK;
-  if (kindOf(row) === Obs.PML_FULL) {
-    const rule = 'a page that becomes dirty needs room in the page-modification log';
-    return { name: 'log', rule, citation: 'SDM vol. 3C 29.3.6', ...failed, detail: 'the index is beyond 511' };
-  }
-  if (kindOf(row) !== Obs.EXCEPTION || (vector !== 12 && vector !== 13)) return undefined;
-  const rule = 'the linear address must be canonical';
-  return {
-    name: 'canonical',
-    rule,
-    citation: 'SDM vol. 1 3.3.7.1',
-    ...failed,
-    detail: 'its upper bits are not all equal',
-  };
-}
-
-/** The error code that rights which forbid come to. */
-export function expectedCode(checks: readonly ExplainedCheck[], asked: Asked, mode: RightsMode): number {
-  const key = checks.some(({ name, outcome }) => name === 'key' && outcome === 'fail');
-  return 1 | askedCode(asked, mode) | (key ? 0x20 : 0);
-}
-
-/** W, U, F and SS of an error code. */
-export function askedCode(asked: Asked, mode: RightsMode): number {
-  const tellsFetch = mode.nxe || mode.smep;
-  return (
-    (asked.write ? 2 : 0) |
-    (asked.user ? 4 : 0) |
-    (asked.fetch && tellsFetch ? 0x10 : 0) |
-    (asked.shadowStack ? 0x40 : 0)
-  );
-}
-
-function register(name: string, context: ContextName, value: string): WalkNode {
-  return {
-    kind: 'register',
-    context,
-    name,
-    level: 0,
-    address: '',
-    gpa: '',
-    value,
-    decoded: '',
-    rights: '',
-    checks: [],
-    inner: [],
-  };
-}
-
-function resultText(row: Row): string {
-  const address = hexText(row.addressLo, row.addressHi);
-  switch (kindOf(row)) {
-    case Obs.TRANSLATED: {
-      const size = pageSizeName((row.op >>> OBS_PAGE_SHIFT_SHIFT) & OBS_PAGE_SHIFT_MASK);
-      const gpa = hexText(row.valueLo, row.valueHi);
-      return `translated to ${address}${gpa === address ? '' : `, guest-physical ${gpa}`}, page of ${size}`;
-    }
-    case Obs.EXCEPTION: {
-      const vector = (row.op >>> OBS_VECTOR_SHIFT) & OBS_VECTOR_MASK;
-      if (vector !== 14) return `exception ${vector}`;
-      return `#PF, error code 0x${row.valueLo.toString(16)} (${decodePfec({ lo: row.valueLo, hi: 0 }).short})`;
-    }
-    case Obs.EPT_VIOLATION:
-      return `EPT violation at ${address}, qualification 0x${row.valueLo.toString(16)} (${decodeQualification({ lo: row.valueLo, hi: row.valueHi }).short})`;
-    case Obs.EPT_MISCONFIG:
-      return `EPT misconfiguration at ${address}`;
-    case Obs.NPF:
-      return `nested page fault at ${address}, EXITINFO1 ${hexText(row.valueLo, row.valueHi)}`;
-    case Obs.PML_FULL:
-      return `the page-modification log is full at ${address}`;
-    case Obs.NOT_MODELLED:
-      return 'the machine does not model what the access needs';
-    default:
-      return `observation ${kindOf(row)}`;
-  }
-}
-
 /** The mode of a walk in words: `4-level under EPT`. */
-export function modeText(view: HardwareView): string {
+function modeText(view: HardwareView): string {
   const { cpuWalk, tdpWalk } = view;
   const levels = cpuWalk.rootLevel;
   const own = levels === 0 ? 'no paging' : levels === 3 ? 'PAE' : levels === 2 ? '32-bit' : `${levels}-level`;

@@ -10,7 +10,7 @@ import type { Mmu } from '../mmu/mmu.ts';
 import { ENTRIES } from '../mmu/shadow-page.ts';
 import { ShadowWalk } from '../mmu/shadow-walk.ts';
 import { Request } from '../mmu/vcpu.ts';
-import { gfnText, nameOfMmu, nameOfWalk } from './explain-watch.ts';
+import { gfnText, nameOfMmu, nameOfWalk } from './explain-names.ts';
 import type {
   ContextName,
   ExplainedContext,

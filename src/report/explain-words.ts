@@ -1,7 +1,7 @@
-/** Rows, steps and registers in words, as explanations want them (`replay/explain.ts`). */
+/** Rows, steps and registers in words, as explanations want them (`replay/explain-step.ts`). */
 
 import { OBS_KIND_MASK, Obs } from '../formats/observation.ts';
-import type { Words } from '../replay/explain.ts';
+import type { Words } from '../replay/explain-step.ts';
 import type { StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { kvmEventText } from './kvm-events.ts';
