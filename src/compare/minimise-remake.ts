@@ -28,6 +28,7 @@ import type { SameGuest } from '../replay/same-guest.ts';
 import { StepBuilder, type StepColumns } from '../trace/columns.ts';
 import type { TraceHeader } from '../trace/header.ts';
 import { takeState } from './knowledge.ts';
+import { copyObservations } from './minimise-steps.ts';
 
 /** Kinds of step that nothing is recorded of. */
 const SILENT =
@@ -75,7 +76,7 @@ export class Remake {
       const time = columns.timeOf(i);
       if (time !== undefined) builder.stamp(time);
       const begin = i === 0 ? 0 : observationEnd[i - 1]!;
-      if (kept) copyRecorded(builder, columns, begin, observationEnd[i]!);
+      if (kept) copyObservations(builder, columns, begin, observationEnd[i]!);
       else {
         if (((SILENT >>> (op[i]! & STEP_KIND_MASK)) & 1) === 0) this.observe(builder, machine.log);
         this.answer(builder, columns, begin, observationEnd[i]!);
@@ -134,20 +135,6 @@ export class Remake {
         rows[at + ROW_VALUE_HI]! >>> 0,
       );
     }
-  }
-}
-
-function copyRecorded(builder: StepBuilder, columns: StepColumns, begin: number, end: number): void {
-  const { observationOp, observationAddress, observationValue } = columns;
-  for (let row = begin; row < end; row++) {
-    const at = 2 * row;
-    builder.observe(
-      observationOp[row]!,
-      observationAddress[at]!,
-      observationAddress[at + 1]!,
-      observationValue[at]!,
-      observationValue[at + 1]!,
-    );
   }
 }
 

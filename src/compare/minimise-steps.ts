@@ -182,8 +182,12 @@ export function columnsOf({ registers, steps }: StepList, withRows = true): Step
 }
 
 function copyRows(builder: StepBuilder, { rows, begin, end }: ListedStep): void {
-  if (rows === null) return;
-  const { observationOp, observationAddress, observationValue } = rows;
+  if (rows !== null) copyObservations(builder, rows, begin, end);
+}
+
+/** Rows `begin` to `end`, exclusive, as they are. */
+export function copyObservations(builder: StepBuilder, columns: StepColumns, begin: number, end: number): void {
+  const { observationOp, observationAddress, observationValue } = columns;
   for (let row = begin; row < end; row++) {
     const at = 2 * row;
     builder.observe(

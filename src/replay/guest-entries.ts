@@ -103,15 +103,19 @@ export class GuestEntries {
     if (!this.apartNow) {
       return `the page-modification log's index is ${hexText(have, 0)} on KVM, ${hexText(want, 0)} on the bare machine`;
     }
-    const [baseLo, baseHi] = [bare.registers[2 * Reg.PML_ADDRESS]!, bare.registers[2 * Reg.PML_ADDRESS + 1]!];
-    for (const end of [want, have]) {
-      for (let index = indexBefore; index !== end && index < PML_ENTRIES; index = (index - 1) & 0xffff) {
-        const lo = baseLo | (index << 3);
-        guest.adoptEntry(Obs.ENTRY_AFTER, lo, baseHi, ...bare.readEntry(Obs.ENTRY_AFTER, lo, baseHi));
-      }
-    }
+    for (const end of [want, have]) this.takeLogged(indexBefore, end);
     if (want !== have) guest.setRegister(Reg.PML_INDEX, want, 0);
     return undefined;
+  }
+
+  /** The guest on KVM takes over what the bare machine has in its log from index `from` down to `end`, which is not in it. */
+  takeLogged(from: number, end: number): void {
+    const { bare, guest } = this;
+    const [baseLo, baseHi] = [bare.registers[2 * Reg.PML_ADDRESS]!, bare.registers[2 * Reg.PML_ADDRESS + 1]!];
+    for (let index = from; index !== end && index < PML_ENTRIES; index = (index - 1) & 0xffff) {
+      const lo = baseLo | (index << 3);
+      guest.adoptEntry(Obs.ENTRY_AFTER, lo, baseHi, ...bare.readEntry(Obs.ENTRY_AFTER, lo, baseHi));
+    }
   }
 
   /** The same for what the bare machine wrote in the last step: it is none of the way that the access took on KVM. */

@@ -34,7 +34,6 @@ import { type GuestComparison, type GuestDifference, NESTED_TDP_WITHOUT_TDP } fr
 import { SharedHistory } from './shared-history.ts';
 import { underKvm } from './under-kvm.ts';
 
-const PML_ENTRIES = 512;
 /** In place of a step's word: a note, which does nothing. */
 const NO_STEP = StepKind.RARE;
 /** What a guest can read back of a register write, and KVM could get wrong. */
@@ -374,17 +373,8 @@ export class SameGuest implements Machine {
       const [lo, hi] = this.bare.readEntry(row, addressLo, addressHi);
       this.guest.adoptEntry(row, addressLo, addressHi, lo, hi);
     }
-    this.takeLogged();
-  }
-
-  /** Of what was written into a page-modification log no row tells. */
-  private takeLogged(): void {
-    const { registers, bare } = this;
-    const now = registers[2 * Reg.PML_INDEX]!;
-    for (let index = this.logIndex; index !== now && index < PML_ENTRIES; index = (index - 1) & 0xffff) {
-      const [lo, hi] = [registers[2 * Reg.PML_ADDRESS]! | (index << 3), registers[2 * Reg.PML_ADDRESS + 1]!];
-      this.guest.adoptEntry(Obs.ENTRY_AFTER, lo, hi, ...bare.readEntry(Obs.ENTRY_AFTER, lo, hi));
-    }
+    // Of what was written into a page-modification log no row tells.
+    this.entries.takeLogged(this.logIndex, this.registers[2 * Reg.PML_INDEX]!);
   }
 
   /** What the recording asks about the state after the step. */
